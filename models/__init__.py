@@ -1,0 +1,1 @@
+"""Float models, their preprocessing, their images, and the small bundled model."""

@@ -1,0 +1,112 @@
+"""Attention of every softmax method, in the deferred and the normalized form (SPEC.md).
+
+Shapes: q (B, H, N, d), k and v (B, H, M, d), bias broadcastable to (B, H, N, M), y (B, H, N, d).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mnq.ops.integer import (
+    INT8,
+    INT16,
+    INT32,
+    INT64,
+    Integers,
+    cast,
+    i64,
+    matmul,
+    quotient,
+    row_max,
+    shift_right,
+    total,
+    transpose_last,
+)
+from mnq.ops.method import SoftmaxMethod
+from mnq.ops.operator import Operator
+from mnq.ops.qmatmul.op import qmatmul
+from mnq.ops.requantize.op import Constants, requantize
+from mnq.ops.requantize.op import constants as requantize_constants
+
+PROBABILITY_BITS = 16
+"""Output bits of the softmax inside the normalized form (spec 1.7)."""
+
+DEFERRED_SCALE = 2.0**-15
+"""Scale of the deferred quotient relative to that of V (spec 4.7)."""
+
+_BEFORE = ("q", "k", "v", "bias", "m_s", "e_s", "lo_s", "hi_s")
+_AFTER = ("m", "e", "lo", "hi")
+
+
+def _product_with_unsigned(p: Integers, v: Integers) -> Integers:
+    """p (..., N, M) in 0..255 times int8 v (..., M, d): s8 x s8 plus column sums of v."""
+    return matmul(cast(p - 128, INT8), v) + total(i64(v), axis=-2) * 128
+
+
+def _scores(arguments: tuple[Integers, ...]) -> Integers:
+    q, k, _, bias, m_s, e_s, lo_s, hi_s = arguments
+    return qmatmul(q, transpose_last(k), bias, m_s, e_s, lo_s, hi_s, to=INT8)
+
+
+def _deferred(method: SoftmaxMethod) -> Operator:
+    names = tuple(method.weight_constants(np.float32(0.125)))
+
+    def compute(*arguments: Integers) -> Integers:
+        """Attention with one division per row, after the product with V."""
+        before, softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
+        v = before[2]
+        s = i64(_scores(before))
+        w, normalizer = method.weigh(s - row_max(s), *softmax)
+        acc = _product_with_unsigned(w, v)
+        u = shift_right(acc * quotient(2**31, normalizer) + 2**15, 16)
+        return requantize(cast(u, INT32), *after, to=INT8)
+
+    return Operator(f"{method.prefix}Attention", compute, (*_BEFORE, *names, *_AFTER))
+
+
+def _normalized(method: SoftmaxMethod) -> Operator:
+    names = tuple(method.constants(np.float32(0.125), PROBABILITY_BITS))
+    takes_type = bool(method.operator.attributes)
+
+    def compute(*arguments: Integers) -> Integers:
+        """Attention with 16-bit probabilities, multiplied by V as two byte planes."""
+        before, softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
+        v = before[2]
+        attributes = {"to": INT16} if takes_type else {}
+        code = method.operator(_scores(before), *softmax, **attributes)
+        p = method.probability(cast(code, INT64))
+        high = quotient(p, 256)
+        acc = _product_with_unsigned(high, v) * 256 + _product_with_unsigned(p - high * 256, v)
+        return requantize(cast(acc, INT32), *after, to=INT8)
+
+    return Operator(f"{method.prefix}NormalizedAttention", compute, (*_BEFORE, *names, *_AFTER))
+
+
+def attention(method: SoftmaxMethod) -> dict[str, Operator]:
+    """The operators of a method by form: "deferred" and "normalized"."""
+    return {"deferred": _deferred(method), "normalized": _normalized(method)}
+
+
+def constants(
+    method: SoftmaxMethod,
+    form: str,
+    accumulator_scale: ArrayLike,
+    score_scale: ArrayLike,
+    value_scale: float,
+    out_scale: float,
+    bits: int,
+) -> Constants:
+    """Constant inputs of an attention operator, without `bias`.
+
+    accumulator_scale: S_q * S_k * (1/sqrt(d)); score_scale: of the b-bit scores, per head as
+    (H, 1, 1) or one number; value_scale: of v; out_scale: of the `bits`-bit output codes.
+    """
+    score = requantize_constants(np.asarray(accumulator_scale) / score_scale, bits)
+    if form == "deferred":
+        softmax, unit = method.weight_constants(score_scale), DEFERRED_SCALE
+    else:
+        softmax = method.constants(score_scale, PROBABILITY_BITS)
+        unit = method.probability_scale(PROBABILITY_BITS)
+    out = requantize_constants(np.asarray(value_scale, np.float64) * unit / out_scale, bits)
+    return {**{f"{name}_s": value for name, value in score.items()}, **softmax, **out}

@@ -1,0 +1,233 @@
+"""Integer arithmetic in which the operators are defined, on torch tensors and in ONNX bodies.
+
+Every function takes either int64 torch tensors (and computes) or body `Value`s (and writes
+ONNX nodes). Both give the same integers. `+ - *`, unary minus, `%` (floor modulus) and
+comparisons are written directly; what differs between the two worlds is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from onnx import TensorProto
+
+from mnq.ops.body import AttributeReference, Value
+
+Integers: TypeAlias = Any
+"""A torch integer tensor, a body Value, or (for constants) a Python int."""
+
+ElementType: TypeAlias = int | AttributeReference
+"""An onnx TensorProto element type, or the attribute of a function that holds one."""
+
+INT8 = int(TensorProto.INT8)
+INT16 = int(TensorProto.INT16)
+INT32 = int(TensorProto.INT32)
+INT64 = int(TensorProto.INT64)
+
+TORCH_DTYPE = {INT8: torch.int8, INT16: torch.int16, INT32: torch.int32, INT64: torch.int64}
+
+_POWERS_OF_TWO = tuple(2**k for k in range(63))
+
+# float32 adds integers exactly below 2^24, and a product of two 8-bit codes is at most 2^14.
+_EXACT_TERMS = 1 << 10
+
+
+def _tensors(*values: Integers) -> list[torch.Tensor]:
+    device = next((v.device for v in values if isinstance(v, torch.Tensor)), None)
+    return [torch.as_tensor(v, dtype=torch.int64, device=device) for v in values]
+
+
+def cast(x: Integers, to: ElementType) -> Integers:
+    """`x` in another integer type; the caller has made sure that every value fits."""
+    if isinstance(x, Value):
+        return x.writer.emit("Cast", x, to=to)
+    assert isinstance(to, int), "only a function body can defer its element type"
+    return x.to(TORCH_DTYPE[to])
+
+
+def i64(x: Integers) -> Integers:
+    """`x` as int64, the type in which all arithmetic is done."""
+    return cast(x, INT64)
+
+
+# Bodies do not use ONNX Max and Min: onnxruntime 1.31.1 (CPU) compares the low halves of
+# int64 values as signed numbers, so that Max(2^31, 1) is 1. Less and Where are right.
+
+
+def maximum(a: Integers, b: Integers) -> Integers:
+    """The larger of each pair."""
+    for v in (a, b):
+        if isinstance(v, Value):
+            return v.writer.emit("Where", v.writer.emit("Less", a, b), b, a)
+    return torch.maximum(*_tensors(a, b))
+
+
+def minimum(a: Integers, b: Integers) -> Integers:
+    """The smaller of each pair."""
+    for v in (a, b):
+        if isinstance(v, Value):
+            return v.writer.emit("Where", v.writer.emit("Less", a, b), a, b)
+    return torch.minimum(*_tensors(a, b))
+
+
+def clamp(x: Integers, lo: Integers, hi: Integers) -> Integers:
+    """`x` limited to [lo, hi]: the saturation of a requantization."""
+    return minimum(maximum(x, lo), hi)
+
+
+def where(condition: Integers, a: Integers, b: Integers) -> Integers:
+    """`a` where the condition holds, else `b`."""
+    if isinstance(condition, Value):
+        return condition.writer.emit("Where", condition, a, b)
+    return torch.where(condition, *_tensors(a, b))
+
+
+def power_of_two(k: Integers) -> Integers:
+    """2^k for 0 <= k <= 62."""
+    if isinstance(k, Value):
+        return k.writer.emit("Gather", k.writer.constant(_POWERS_OF_TWO), k)
+    if isinstance(k, int):
+        return 2**k
+    return torch.ones_like(k) << k
+
+
+def floor_divmod(x: Integers, divisor: Integers) -> tuple[Integers, Integers]:
+    """Quotient toward minus infinity, and the remainder, which has the divisor's sign."""
+    for v in (x, divisor):
+        if isinstance(v, Value):
+            remainder = v.writer.emit("Mod", x, divisor)
+            return v.writer.emit("Div", v.writer.emit("Sub", x, remainder), divisor), remainder
+    x, divisor = _tensors(x, divisor)
+    return torch.div(x, divisor, rounding_mode="floor"), torch.remainder(x, divisor)
+
+
+def floor_divide(x: Integers, divisor: Integers) -> Integers:
+    """Quotient toward minus infinity."""
+    return floor_divmod(x, divisor)[0]
+
+
+def quotient(x: Integers, divisor: Integers) -> Integers:
+    """x // divisor for x >= 0 and divisor > 0, where truncation and floor are the same."""
+    for v in (x, divisor):
+        if isinstance(v, Value):
+            return v.writer.emit("Div", x, divisor)
+    x, divisor = _tensors(x, divisor)
+    return torch.div(x, divisor, rounding_mode="trunc")
+
+
+def shift_right(x: Integers, k: Integers) -> Integers:
+    """floor(x / 2^k) for 0 <= k <= 62, of either sign."""
+    if isinstance(x, torch.Tensor):
+        return x >> k
+    return floor_divide(x, power_of_two(k))
+
+
+def shift(x: Integers, k: Integers) -> Integers:
+    """x * 2^k for a k of either sign, toward minus infinity if k < 0."""
+    left = x * power_of_two(maximum(k, 0))
+    return shift_right(left, maximum(-k, 0))
+
+
+def round_half_even_divide(x: Integers, divisor: Integers) -> Integers:
+    """x / divisor rounded to the nearest integer, ties to even; divisor > 0."""
+    q, r = floor_divmod(x, divisor)
+    twice = r * 2
+    up = where(twice > divisor, 1, where(twice < divisor, 0, q % 2))
+    return q + up
+
+
+def row_max(x: Integers) -> Integers:
+    """Maximum over the last axis, which is kept with length 1."""
+    if isinstance(x, Value):
+        return x.writer.emit("ReduceMax", x, x.writer.constant((-1,)), keepdims=1)
+    return x.amax(dim=-1, keepdim=True)
+
+
+def total(x: Integers, axis: int = -1) -> Integers:
+    """Sum over one axis, which is kept with length 1; |sum| < 2^53.
+
+    Beyond 2^53 onnxruntime 1.31.1 (CPU) returns int64 sums rounded to a double.
+    """
+    if isinstance(x, Value):
+        return x.writer.emit("ReduceSum", x, x.writer.constant((axis,)), keepdims=1)
+    return x.sum(dim=axis, keepdim=True)
+
+
+def wide_total(x: Integers) -> Integers:
+    """Sum of x >= 0 over the last axis for sums up to 2^63: two halves, added separately."""
+    high = quotient(x, 2**31)
+    return total(high) * 2**31 + total(x - high * 2**31)
+
+
+def last_length(x: Integers) -> Integers:
+    """Length of the last axis."""
+    if isinstance(x, Value):
+        return x.writer.emit("Shape", x, start=-1)
+    return x.shape[-1]
+
+
+def gather(table: Integers, index: Integers) -> Integers:
+    """table[index] for a one-dimensional table and indices in range."""
+    if isinstance(index, Value):
+        return index.writer.emit("Gather", table, index, axis=0)
+    return table.to(index.device)[index]
+
+
+def transpose_last(x: Integers) -> Integers:
+    """A rank-4 tensor with its last two axes exchanged."""
+    if isinstance(x, Value):
+        perm = (0, 1, 3, 2)
+        return x.writer.emit("Transpose", x, perm=perm)
+    return x.transpose(-1, -2)
+
+
+def matmul(a: Integers, b: Integers) -> Integers:
+    """int8 (..., M, K) times int8 (..., K, N): the exact int32 accumulators, as int64.
+
+    In torch the product runs in float32 over slices of 1024 terms: every partial sum is an
+    integer below 2^24, so no rounding happens on any device and at any summation order.
+    """
+    if isinstance(a, Value):
+        return i64(a.writer.emit("MatMulInteger", a, b))
+    if b.ndim == 2:
+        rows = matmul_2d(a.reshape(-1, a.shape[-1]), b)
+        return rows.reshape(*a.shape[:-1], b.shape[-1])
+    return matmul_2d(a, b)
+
+
+def matmul_2d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`matmul` for torch tensors whose leading axes already agree."""
+    inner = a.shape[-1]
+    af, bf = a.to(torch.float32), b.to(torch.float32)
+    if inner <= _EXACT_TERMS:
+        return (af @ bf).to(torch.int64)
+    slices = range(0, inner, _EXACT_TERMS)
+    parts = [
+        (af[..., s : s + _EXACT_TERMS] @ bf[..., s : s + _EXACT_TERMS, :]).to(torch.int64)
+        for s in slices
+    ]
+    return torch.stack(parts).sum(dim=0)
+
+
+def bit_length(x: Integers) -> Integers:
+    """Number of bits of x, 0 <= x < 2^63; 0 for 0."""
+    bits: Integers = 0
+    for step in (32, 16, 8, 4, 2, 1):
+        big = x >= 2**step
+        bits = bits + where(big, step, 0)
+        x = where(big, quotient(x, 2**step), x)
+    return bits + x
+
+
+def isqrt(x: Integers) -> Integers:
+    """floor(sqrt(x)) for 0 <= x < 2^62.
+
+    Newton from a power of two between sqrt(x) and 2*sqrt(x): the relative error goes
+    1, 1/4, 1/40, 3e-4, 5e-8, 1e-15, and `minimum` keeps the end from oscillating.
+    """
+    positive = maximum(x, 1)  # a root of 0 would be the next step's divisor
+    root = power_of_two(quotient(bit_length(positive) + 1, 2))
+    for _ in range(6):
+        root = minimum(root, quotient(root + quotient(positive, root), 2))
+    return minimum(root, x)

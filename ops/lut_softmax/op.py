@@ -1,0 +1,92 @@
+"""LutSoftmax: softmax with the exact exponential of every code, from a table (SPEC.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mnq.ops.integer import (
+    ElementType,
+    Integers,
+    cast,
+    gather,
+    i64,
+    quotient,
+    row_max,
+    shift_right,
+    total,
+)
+from mnq.ops.method import SoftmaxMethod, softmax_reference
+from mnq.ops.operator import Operator
+from mnq.ops.requantize.op import Constants
+
+_ENTRIES = 256
+
+
+def exp_table(scale: ArrayLike, top: int) -> Constants:
+    """Inputs `table` and `base`: round_half_up(top * exp(-S t)), t = 0..255, in float64.
+
+    One table per scale, laid end to end; `base`, of the scale's shape, is where each begins.
+    """
+    s = np.asarray(scale, np.float64)
+    steps = np.arange(_ENTRIES, dtype=np.float64)
+    rows: NDArray[np.float64] = top * np.exp(-s.reshape(-1, 1) * steps)
+    table = np.floor(rows + 0.5).astype(np.int32).reshape(-1)
+    base = (np.arange(s.size, dtype=np.int32) * _ENTRIES).reshape(s.shape)
+    return {"table": table, "base": base}
+
+
+def compute(
+    q: Integers, table: Integers, base: Integers, shift: Integers, zp: Integers, *, to: ElementType
+) -> Integers:
+    """Codes of softmax over the last axis: ((w * (2^32 // sum w)) >> shift) - zp."""
+    d = i64(q)
+    w = i64(gather(table, row_max(d) - d + i64(base)))
+    out = shift_right(w * quotient(2**32, total(w)), i64(shift))
+    return cast(out - i64(zp), to)
+
+
+def constants(scale: ArrayLike, bits: int) -> Constants:
+    """Inputs of LutSoftmax for codes at `scale` and `bits` unsigned output bits.
+
+    The output code is P - 2^(bits-1), so that it fits a signed type.
+    """
+    return {
+        **exp_table(scale, 65535),
+        "shift": np.array(32 - bits, np.int32),
+        "zp": np.array(2 ** (bits - 1), np.int32),
+    }
+
+
+def weigh(d: Integers, table: Integers, base: Integers) -> tuple[Integers, Integers]:
+    """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
+    w = i64(gather(table, i64(base) - d))
+    return w, total(w)
+
+
+def weight_constants(scale: ArrayLike) -> Constants:
+    """Inputs of `weigh` for codes at `scale`."""
+    return exp_table(scale, 255)
+
+
+def probability(code: Integers) -> Integers:
+    """The unsigned probability of an int64 output code of 16 bits."""
+    return code + 2**15
+
+
+def probability_scale(bits: int) -> float:
+    """Value of one unit of `probability`."""
+    return 2.0**-bits
+
+
+lut_softmax = Operator("LutSoftmax", compute)
+method = SoftmaxMethod(
+    prefix="Lut",
+    operator=lut_softmax,
+    constants=constants,
+    probability=probability,
+    probability_scale=probability_scale,
+    weigh=weigh,
+    weight_constants=weight_constants,
+    reference=softmax_reference,
+)

@@ -1,0 +1,87 @@
+"""What a method must offer for each kind of site: the contracts of the registry.
+
+A method is one published (or our own) integer approximation of Softmax, GELU or LayerNorm.
+`reference` is the float function that it approximates; the STE backward differentiates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+
+from mnq.ops.integer import Integers
+from mnq.ops.operator import Operator
+from mnq.ops.requantize.op import Constants
+
+
+@dataclass(frozen=True)
+class SoftmaxMethod:
+    """Softmax over the last axis, alone and inside Attention.
+
+    operator: codes -> output codes; its inputs are q and the keys of `constants`.
+    constants(scale, bits): constant inputs of `operator` for `bits` output bits.
+    probability(code): int64 output codes -> unsigned probabilities P <= 2^16.
+    probability_scale(bits): value of one unit of P.
+    weigh(d, ...): d = q - row max -> weights 0..255 and the row's normalizer (spec 4.7);
+        its further inputs are the keys of `weight_constants`.
+    """
+
+    prefix: str
+    operator: Operator
+    constants: Callable[[ArrayLike, int], Constants]
+    probability: Callable[[Integers], Integers]
+    probability_scale: Callable[[int], float]
+    weigh: Callable[..., tuple[Integers, Integers]]
+    weight_constants: Callable[[ArrayLike], Constants]
+    reference: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class GeluMethod:
+    """GELU on int8 codes, with the requantization that follows it.
+
+    constants(scale, out_scale, bits): constant inputs for input codes at `scale` and
+        `bits`-bit output codes at `out_scale`.
+    """
+
+    prefix: str
+    operator: Operator
+    constants: Callable[[float, float, int], Constants]
+    reference: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LayerNormMethod:
+    """LayerNorm over the last axis, with the requantization that follows it.
+
+    constants(weight, bias, out_scale, bits): constant inputs for float32 weight and bias
+        (C,) and `bits`-bit output codes at `out_scale`; the input scale cancels.
+    """
+
+    prefix: str
+    operator: Operator
+    constants: Callable[[Any, Any, float, int], Constants]
+    reference: Callable[..., torch.Tensor]
+
+
+def softmax_reference(x: torch.Tensor) -> torch.Tensor:
+    """Float softmax over the last axis."""
+    return torch.nn.functional.softmax(x, dim=-1)
+
+
+def gelu_reference(x: torch.Tensor) -> torch.Tensor:
+    """Float GELU with the error function."""
+    return torch.nn.functional.gelu(x)
+
+
+def layernorm_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Float LayerNorm over the last axis, without epsilon, as the integer operators are."""
+    centred = x - x.mean(dim=-1, keepdim=True)
+    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
+    return centred / deviation.clamp_min(torch.finfo(x.dtype).tiny) * weight + bias

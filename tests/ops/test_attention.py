@@ -1,0 +1,156 @@
+"""Attention of every method in both forms against plain integers."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import ops_reference as plain
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ops_harness import Case
+from ops_strategies import few
+
+from mnq.ops.attention.op import attention, constants
+from mnq.ops.registry import ATTENTION, SOFTMAX
+
+SCORE_SCALES = (0.02, 0.375)  # one per head
+ACCUMULATOR_SCALE, VALUE_SCALE, OUT_SCALE = 0.0009, 0.02, 0.01
+
+Weights = tuple[list[int], int]
+"""Weights 0..255 of a row of scores, and what the product with V is divided by [4.7]."""
+
+
+def ivit_weights(row: list[int], scale: float) -> Weights:
+    x0 = int(plain.f32(-1.0 / plain.f32(scale)) // 1)
+    m, e = plain.dyadic(255.0 / (-x0 * 2.0**15))
+    w = [plain.scaled(plain.shift_exp(s - max(row), x0, 15), m, e) for s in row]
+    return w, sum(w)
+
+
+def ibert_weights(row: list[int], scale: float) -> Weights:
+    x0, b, c = plain.i_exp_constants(scale)
+    m, e = plain.dyadic(255.0 / c)
+    pairs = [plain.i_exp(s - max(row), x0, b, c) for s in row]
+    w = [plain.scaled(z, m, e + k) for z, k in pairs]
+    return w, sum(w)
+
+
+def fqvit_weights(row: list[int], scale: float) -> Weights:
+    logs = plain.log_int_softmax(row, *plain.i_exp_constants(scale))
+    least = min(log for log in logs if log is not None)
+    w = [0 if log is None or log - least > 7 else 2 ** (7 - (log - least)) for log in logs]
+    return w, 2 ** (least + 7)
+
+
+def lut_weights(row: list[int], scale: float) -> Weights:
+    table = plain.exp_table(scale, 255)
+    w = [table[max(row) - s] for s in row]
+    return w, sum(w)
+
+
+def ivit_probabilities(row: list[int], scale: float) -> list[int]:
+    return plain.shiftmax(row, int(plain.f32(-1.0 / plain.f32(scale)) // 1), 16)
+
+
+def ibert_probabilities(row: list[int], scale: float) -> list[int]:
+    return plain.i_softmax(row, *plain.i_exp_constants(scale), 16)
+
+
+def fqvit_probabilities(row: list[int], scale: float) -> list[int]:
+    codes = plain.log_codes(plain.log_int_softmax(row, *plain.i_exp_constants(scale)))
+    return [0 if code == 15 else 2 ** (15 - code) for code in codes]
+
+
+def lut_probabilities(row: list[int], scale: float) -> list[int]:
+    return plain.lut_softmax(row, scale, 16)
+
+
+WEIGHTS: dict[str, Callable[[list[int], float], Weights]] = {
+    "ivit": ivit_weights,
+    "ibert": ibert_weights,
+    "fqvit": fqvit_weights,
+    "lut": lut_weights,
+}
+PROBABILITIES: dict[str, tuple[Callable[[list[int], float], list[int]], float]] = {
+    "ivit": (ivit_probabilities, 2.0**-15),
+    "ibert": (ibert_probabilities, 2.0**-16),
+    "fqvit": (fqvit_probabilities, 2.0**-15),
+    "lut": (lut_probabilities, 2.0**-16),
+}
+
+
+def mixed(method: str, form: str, row: list[int], scale: float, v: list[list[int]]) -> list[int]:
+    """Row of scores times V (M rows), before the last requantization."""
+    columns = list(zip(*v, strict=True))
+    if form == "normalized":
+        p = PROBABILITIES[method][0](row, scale)
+        return [sum(a * b for a, b in zip(p, column, strict=True)) for column in columns]
+    w, normalizer = WEIGHTS[method](row, scale)
+    accumulators = [sum(a * b for a, b in zip(w, column, strict=True)) for column in columns]
+    return [plain.half_up(Fraction(acc * (2**31 // normalizer), 2**16)) for acc in accumulators]
+
+
+@pytest.mark.parametrize("form", ["deferred", "normalized"])
+@pytest.mark.parametrize("method", SOFTMAX)
+@few
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([4, 6, 8]),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_attention_equals_plain_integers(
+    method: str, form: str, seed: int, bits: int, keys: int, masked: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    lo, hi = plain.code_range(bits)
+    spread = int(rng.choice([2, hi]))
+    q, k, v = (
+        np.clip(rng.integers(-spread - 1, spread + 1, (1, 2, n, 4)), lo, hi).astype(np.int8)
+        for n in (3, keys, keys)
+    )
+    bias = rng.integers(-2000, 2000, (1, 2, 3, keys)).astype(np.int32)
+    if masked:
+        bias[..., 1:] = -(2**24)
+    score_scales = np.array(SCORE_SCALES, np.float32).reshape(2, 1, 1)
+    values = constants(
+        SOFTMAX[method], form, ACCUMULATOR_SCALE, score_scales, VALUE_SCALE, OUT_SCALE, bits
+    )
+    got = Case(ATTENTION[method][form], {"q": q, "k": k, "v": v}, {"bias": bias, **values}).compute()
+
+    unit = 2.0**-15 if form == "deferred" else PROBABILITIES[method][1]
+    last = plain.dyadic(VALUE_SCALE * unit / OUT_SCALE)
+    want = np.empty(q.shape, np.int8)
+    for head, row in np.ndindex(2, 3):
+        scale = float(score_scales[head, 0, 0])
+        first = plain.dyadic(ACCUMULATOR_SCALE / scale)
+        scores = [
+            sum(int(x) * int(y) for x, y in zip(q[0, head, row], key, strict=True)) + int(b)
+            for key, b in zip(k[0, head], bias[0, head, row], strict=True)
+        ]
+        scores = [plain.saturate(plain.scaled(s, *first), lo, hi) for s in scores]
+        for column, u in enumerate(mixed(method, form, scores, scale, v[0, head].tolist())):
+            want[0, head, row, column] = plain.saturate(plain.scaled(u, *last), lo, hi)
+    assert got.dtype == np.int8
+    assert got.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("method", SOFTMAX)
+def test_constants_are_the_inputs_after_the_bias(method: str) -> None:
+    for form, operator in attention(SOFTMAX[method]).items():
+        values = constants(SOFTMAX[method], form, 0.001, np.float32(0.05), 0.02, 0.01, 8)
+        assert operator.inputs == ("q", "k", "v", "bias", *values)
+        assert operator.attributes == ()
+
+
+@pytest.mark.parametrize("method", ["ivit", "ibert", "lut"])
+def test_deferred_attention_of_a_flat_row_keeps_the_mean_of_v(method: str) -> None:
+    """197 equal scores: 8-bit probabilities of 1/197 would be 1.3 of 256 steps."""
+    q = np.zeros((1, 1, 1, 64), np.int8)
+    k = np.zeros((1, 1, 197, 64), np.int8)
+    v = np.full((1, 1, 197, 64), 100, np.int8)
+    values = constants(SOFTMAX[method], "deferred", 0.001, np.float32(0.05), 0.02, 0.02, 8)
+    values["bias"] = np.zeros((1, 1, 1, 1), np.int32)
+    got = Case(ATTENTION[method]["deferred"], {"q": q, "k": k, "v": v}, values).compute()
+    assert (got == 100).all()

@@ -1,0 +1,204 @@
+"""Calibrate: streaming statistics of every quantizer, and scales made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mnq.ops.errors import InputError
+from mnq.ops.files import write_atomically
+from mnq.toolchain.edges import Edges, assign_edges
+from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.graph import Graph
+from mnq.toolchain.quantizers import activation_scale, round_up_to_bf16, steps
+from mnq.toolchain.views import VIEWS
+
+BINS = 4096
+METHODS = ("mse", "minmax", "percentile")
+PERCENTILE = 99.99
+FORMAT = "mnq-calibration/1"
+
+_CANDIDATES = np.linspace(0.05, 1.0, 96)  # of the largest value, for the MSE search
+
+
+class Histogram:
+    """Counts of |x| in 4096 equal bins of [0, 2^k]; k grows when a larger value comes."""
+
+    def __init__(self, keep_counts: bool) -> None:
+        self.counts = torch.zeros(BINS, dtype=torch.int64) if keep_counts else None
+        self.exponent: int | None = None
+        self.largest = 0.0
+
+    def update(self, name: str, x: torch.Tensor) -> None:
+        """Add all elements of a float tensor. Raises InputError if one is not finite."""
+        magnitude = x.detach().abs().reshape(-1)
+        largest = float(magnitude.max()) if magnitude.numel() else 0.0
+        if not np.isfinite(largest):
+            raise InputError(
+                f"calibrate: expected finite activations, found {largest} in tensor {name!r}; "
+                "check the weights and the preprocessing"
+            )
+        self.largest = max(self.largest, largest)
+        if self.counts is None:
+            return
+        needed = int(np.ceil(np.log2(max(largest, 2.0**-126))))
+        if self.exponent is None:
+            self.exponent = needed
+        while self.exponent < needed:
+            folded = self.counts.reshape(-1, 2).sum(dim=1)
+            self.counts = torch.cat([folded, torch.zeros_like(folded)])
+            self.exponent += 1
+        histogram = torch.histc(magnitude, bins=BINS, min=0.0, max=2.0**self.exponent)
+        self.counts += histogram.to(torch.int64)
+
+
+@dataclass
+class Statistics:
+    """What calibration keeps: per quantizer group the largest |value| and, for b-bit groups,
+    a histogram; and where they come from."""
+
+    histograms: dict[str, Histogram]
+    provenance: dict[str, Any]
+
+
+def collect(
+    graph: Graph, batches: Iterable[torch.Tensor], provenance: dict[str, Any]
+) -> Statistics:
+    """Statistics of a float run over normalized image batches (B, C, H, W).
+
+    No activation is stored. The number of images goes into the provenance.
+    """
+    edges = assign_edges(graph)
+    histograms = {
+        group: Histogram(keep_counts=kind == "activation")
+        for group, kind in edges.kinds.items()
+        if kind != "logits"
+    }
+    skipped = {node.name for node in graph if node.op in VIEWS or node.op == "scale"}
+
+    def observe(name: str, value: torch.Tensor) -> None:
+        group = edges.edges[name].group
+        if name not in skipped and group in histograms:
+            histograms[group].update(name, value)
+
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            evaluate(graph, batch, observe)
+            count += len(batch)
+    return Statistics(histograms, {**provenance, "images": count})
+
+
+def scales(
+    statistics: Statistics, edges: Edges, bits: int, method: str = "mse", form: str = "ivit"
+) -> dict[str, np.float32]:
+    """A bf16 scale for every calibrated group.
+
+    The 16-bit residual stream and the input always keep their whole range: clipping them
+    ruins the model. `method` chooses the range of the `bits`-bit groups.
+    """
+    result = {}
+    for group, histogram in statistics.histograms.items():
+        width = edges.bits(group, bits)
+        largest = histogram.largest
+        if edges.kinds[group] == "activation" and largest > 0:
+            if method == "mse":
+                largest = _least_square_range(histogram, width, form)
+            elif method == "percentile":
+                largest = _percentile_range(histogram)
+        result[group] = activation_scale(largest, width, form)
+    return result
+
+
+def _centres(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    assert histogram.counts is not None and histogram.exponent is not None
+    width = 2.0**histogram.exponent / BINS
+    return (np.arange(BINS) + 0.5) * width, histogram.counts.numpy().astype(np.float64)
+
+
+def _least_square_range(histogram: Histogram, bits: int, form: str) -> float:
+    """The range whose quantizer has the smallest mean squared error on the histogram."""
+    values, counts = _centres(histogram)
+    used = counts > 0
+    values, counts = values[used], counts[used]
+    ranges = histogram.largest * _CANDIDATES
+    scale = round_up_to_bf16(ranges / steps(bits, form)).astype(np.float64)[:, None]
+    codes = np.minimum(np.rint(values / scale), 2 ** (bits - 1) - 1)
+    error = ((codes * scale - values) ** 2 * counts).sum(axis=1)
+    return float(ranges[int(error.argmin())])
+
+
+def _percentile_range(histogram: Histogram) -> float:
+    values, counts = _centres(histogram)
+    share = np.cumsum(counts) / counts.sum()
+    index = int(np.searchsorted(share, PERCENTILE / 100.0))
+    return float(min(values[min(index, BINS - 1)], histogram.largest))
+
+
+def save_statistics(statistics: Statistics, path: Path) -> None:
+    """Write statistics as safetensors, whole or not at all."""
+    tensors = {
+        f"{group}\0counts": histogram.counts
+        for group, histogram in statistics.histograms.items()
+        if histogram.counts is not None
+    }
+    table = {
+        group: {"largest": histogram.largest, "exponent": histogram.exponent}
+        for group, histogram in statistics.histograms.items()
+    }
+    header = {
+        "format": FORMAT,
+        "groups": json.dumps(table, sort_keys=True),
+        "provenance": json.dumps(statistics.provenance, sort_keys=True),
+    }
+    write_atomically(path, save(tensors, metadata=header))
+
+
+def load_statistics(path: Path, graph: Graph) -> Statistics:
+    """Read statistics saved for the same graph.
+
+    Raises InputError if the file is no calibration of ours or belongs to another model.
+    """
+    edges = assign_edges(graph)
+    wanted = {g: kind for g, kind in edges.kinds.items() if kind != "logits"}
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise InputError(
+                    f"calibration: expected a {FORMAT} file, found {header.get('format')!r} in "
+                    f"{path}; make one with mnq-export --save-calib"
+                )
+            table = json.loads(header["groups"])
+            if set(table) != set(wanted):
+                other = sorted(set(table) ^ set(wanted))
+                raise InputError(
+                    f"calibration: expected the {len(wanted)} tensors of this model, found "
+                    f"another set in {path} (differs in {other[:3]}); calibrate again"
+                )
+            histograms = {}
+            for group, kind in wanted.items():
+                histogram = Histogram(keep_counts=kind == "activation")
+                histogram.largest = float(table[group]["largest"])
+                if kind == "activation":
+                    counts = file.get_tensor(f"{group}\0counts")
+                    if counts.shape != (BINS,) or counts.dtype != torch.int64:
+                        raise ValueError(f"counts of {group}")
+                    histogram.counts = counts
+                    histogram.exponent = int(table[group]["exponent"])
+                histograms[group] = histogram
+            return Statistics(histograms, json.loads(header["provenance"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"calibration: expected a readable {FORMAT} file, found {error} in {path}; "
+            "calibrate again"
+        ) from error

@@ -1,0 +1,72 @@
+"""Runs a prepared graph in float, as the captured model computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+from mnq.toolchain.graph import Graph, Node
+from mnq.toolchain.views import VIEWS
+
+Observe = Callable[[str, torch.Tensor], None]
+"""Called with the name and value of every tensor, inner attention scores included."""
+
+
+def evaluate(graph: Graph, images: torch.Tensor, observe: Observe | None = None) -> torch.Tensor:
+    """Float output of `graph` for normalized images (B, C, H, W).
+
+    `observe` sees each tensor as it is made; a tensor is dropped after its last reader, so
+    memory does not grow with depth.
+    """
+    last_reader = {name: node.name for node in graph for name in node.inputs}
+    values: dict[str, torch.Tensor] = {}
+    for node in graph:
+        inputs = [values[name] for name in node.inputs]
+        value = _evaluate(node, inputs, images, observe)
+        values[node.name] = value
+        if observe is not None:
+            observe(node.name, value)
+        for name in set(node.inputs):
+            if last_reader[name] == node.name and name != graph.output:
+                del values[name]
+    return values[graph.output]
+
+
+def _evaluate(
+    node: Node, inputs: list[torch.Tensor], images: torch.Tensor, observe: Observe | None
+) -> torch.Tensor:
+    parameters, settings = node.parameters, node.settings
+    if node.op in VIEWS:
+        return VIEWS[node.op].run(inputs, images.shape[0], {"shape": node.shape, **settings})
+    if node.op == "input":
+        return images
+    if node.op == "constant":
+        return parameters["value"]
+    if node.op == "scale":
+        return inputs[0] * settings["factor"]
+    if node.op == "linear":
+        y = functional.linear(inputs[0], parameters["weight"], parameters["bias"])
+        return y + inputs[1] if len(inputs) > 1 else y
+    if node.op == "layernorm":
+        weight, bias = parameters["weight"], parameters["bias"]
+        return functional.layer_norm(inputs[0], weight.shape, weight, bias, settings["epsilon"])
+    if node.op == "gelu":
+        return functional.gelu(inputs[0], approximate=settings["approximate"])
+    if node.op == "softmax":
+        return inputs[0].softmax(-1)
+    if node.op == "matmul":
+        return inputs[0] @ inputs[1]
+    if node.op == "add":
+        return inputs[0] + inputs[1]
+    if node.op == "attention":
+        q, k, v = inputs
+        scores = q @ k.transpose(-1, -2)
+        if "bias" in parameters:
+            scores = scores + parameters["bias"]
+        scores = scores * settings["factor"]
+        if observe is not None:
+            observe(node.scores, scores)
+        return scores.softmax(-1) @ v
+    raise AssertionError(f"unknown node {node.op}")

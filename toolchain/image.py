@@ -1,0 +1,102 @@
+"""The input of an integer model: raw uint8 pixels, or normalized floats through one quantizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnq.ops.errors import InputError
+from mnq.toolchain.edges import INPUT_BITS
+from mnq.toolchain.graph import Graph
+from mnq.toolchain.quantizers import activation_scale
+from mnq.toolchain.views import VIEWS
+
+KINDS = ("uint8", "float")
+OFFSET = 128  # uint8 pixel p becomes the int8 code p - 128
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How images enter.
+
+    kind: "uint8" (pixels 0..255, mean and std folded into the first layer) or "float"
+        (normalized images, one ONNX QuantizeLinear).
+    scale: value of one code: 1 pixel step, or the quantizer's bf16 scale.
+    mean, std: per channel, of pixels divided by 255; shape: (C, H, W).
+    """
+
+    kind: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, int, int]
+    name: str = "input.codes"
+
+    def codes(self, images: torch.Tensor) -> torch.Tensor:
+        """int8 codes of images (B, C, H, W): p - 128, or rne(x / S) as ONNX defines it."""
+        if self.kind == "uint8":
+            return (images.to(torch.int16) - OFFSET).to(torch.int8)
+        codes = torch.round(images.to(torch.float32) / np.float32(self.scale))
+        return codes.clamp(-128, 127).to(torch.int8)
+
+    def fold(
+        self,
+        graph: Graph,
+        reads: str,
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The first layer's weight (O, K) and bias (O,) for codes instead of normalized values.
+
+        x = (p / 255 - mean) / std and p = code + 128, so w x + b = (w / (255 std)) code + b'.
+        """
+        if self.kind == "float":
+            return weight, bias
+        channel = _channels(graph, reads, self.shape)
+        std, mean = np.asarray(self.std), np.asarray(self.mean)
+        folded = weight / (255.0 * std[channel])
+        shift = folded * (OFFSET - 255.0 * mean[channel])
+        return folded, bias + shift.sum(axis=1)
+
+
+def image_input(
+    kind: str, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, int, int]
+) -> ImageInput:
+    """The input of `kind` for a preprocessing; all values of 8-bit pixels are representable."""
+    if kind not in KINDS:
+        raise InputError(f"input: expected {' or '.join(KINDS)}, found {kind!r}")
+    scale = 1.0
+    if kind == "float":
+        largest = max(max(m, 1.0 - m) / s for m, s in zip(mean, std, strict=True))
+        scale = float(activation_scale(largest, INPUT_BITS))
+    return ImageInput(kind, scale, mean, std, shape)
+
+
+def _channels(graph: Graph, reads: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """The image channel of each of the K inputs of the layer that reads tensor `reads`."""
+    channels = torch.arange(shape[0]).reshape(1, -1, 1, 1).expand(1, *shape)
+
+    def value(name: str) -> torch.Tensor:
+        node = graph.nodes[name]
+        if node.op == "input":
+            return channels
+        if node.op not in VIEWS:
+            raise InputError(
+                f"input: expected a linear layer or patch embedding on the raw image, found "
+                f"{node.op} in module {node.module!r} before it; export with --input float"
+            )
+        settings = {"shape": node.shape, **node.settings}
+        return VIEWS[node.op].run([value(n) for n in node.inputs], 1, settings)
+
+    rows = value(reads)
+    rows = rows.reshape(-1, rows.shape[-1])
+    if not bool((rows == rows[:1]).all()):
+        raise InputError(
+            "input: expected a first layer that reads the channels in one order, found several; "
+            "export with --input float"
+        )
+    result: NDArray[np.int64] = rows[0].numpy().astype(np.int64)
+    return result

@@ -1,0 +1,124 @@
+"""Lower: the integer program to one ONNX model, whose `mnq` operators are model-local functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, helper
+
+from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from mnq.ops.integer import INT8, INT32
+from mnq.ops.registry import OPERATORS, with_calls
+from mnq.toolchain.image import OFFSET
+from mnq.toolchain.program import Program, Step
+from mnq.toolchain.views import VIEWS
+
+INPUT = "image"
+OUTPUT = "logits"
+
+
+def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
+    """The ONNX model of a program: opset 21, IR version 10, dynamic batch, `metadata` attached.
+
+    Tensors keep the program's names; the same program gives the same bytes.
+    """
+    graph = gs.Graph(name=PRODUCER, opset=OPSET)
+    graph.import_domains = [
+        helper.make_opsetid("", OPSET),
+        helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
+    ]
+    _Writer(graph, program).write()
+    model: ModelProto = gs.export_onnx(graph)
+    names = {step.operator for step in program.steps if step.operator in OPERATORS}
+    model.functions.extend(operator.function for operator in with_calls(names))
+    model.ir_version = IR_VERSION
+    model.producer_name = PRODUCER
+    for key in sorted(metadata):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, metadata[key]
+    onnx.checker.check_model(model)
+    return model
+
+
+PRODUCER = "mnq"
+
+
+class _Writer:
+    """Adds the nodes of a program to an empty graph."""
+
+    def __init__(self, graph: gs.Graph, program: Program) -> None:
+        self.graph = graph
+        self.program = program
+        self.tensors: dict[str, Any] = {
+            name: gs.Constant(name, np.ascontiguousarray(value))
+            for name, value in program.constants.items()
+        }
+
+    def write(self) -> None:
+        image = self._input()
+        for step in self.program.steps:
+            inputs = [self.tensors[name] for name in step.inputs]
+            if step.operator not in VIEWS:
+                operator = OPERATORS[step.operator]
+                names = operator.inputs[len(inputs) :]
+                constants = [self._constant(step.output, n, step.constants[n]) for n in names]
+                attributes = dict(step.settings)
+                self._node(operator.name, [*inputs, *constants], step.output, attributes, DOMAIN)
+            elif step.operator == "expand":
+                self._expand(step, inputs[0], image)
+            else:
+                kind, values, attributes = VIEWS[step.operator].emit(step.settings)
+                constants = [self._constant(step.output, n, v) for n, v in values.items()]
+                self._node(kind, [*inputs, *constants], step.output, attributes)
+        last = self.program.steps[-1]
+        output = self._node("Identity", [self.tensors[self.program.output]], OUTPUT)
+        output.dtype = helper.tensor_dtype_to_np_dtype(last.settings.get("to", INT8))
+        output.shape = ["batch", *last.shape[1:]]
+        self.graph.outputs = [output]
+
+    def _node(
+        self,
+        kind: str,
+        inputs: list[Any],
+        output: str,
+        attributes: dict[str, Any] | None = None,
+        domain: str | None = None,
+    ) -> gs.Variable:
+        variable = gs.Variable(output)
+        self.tensors[output] = variable
+        self.graph.nodes.append(
+            gs.Node(kind, output, attributes or {}, inputs, [variable], domain)
+        )
+        return variable
+
+    def _constant(self, owner: str, name: str, value: Any) -> gs.Constant:
+        return gs.Constant(f"{owner}.{name}", np.ascontiguousarray(value).reshape(np.shape(value)))
+
+    def _input(self) -> gs.Variable:
+        """The graph input and its int8 codes: p - 128, or one QuantizeLinear."""
+        source = self.program.image
+        floats = source.kind == "float"
+        image = gs.Variable(
+            INPUT, np.float32 if floats else np.uint8, ["batch", *source.shape]
+        )
+        self.graph.inputs = [image]
+        if floats:
+            scale = self._constant(source.name, "scale", np.float32(source.scale))
+            zero = self._constant(source.name, "zero_point", np.int8(0))
+            self._node("QuantizeLinear", [image, scale, zero], source.name)
+        else:
+            wide = self._node("Cast", [image], f"{source.name}.wide", {"to": INT32})
+            offset = self._constant(source.name, "offset", np.int32(OFFSET))
+            centred = self._node("Sub", [wide, offset], f"{source.name}.centred")
+            self._node("Cast", [centred], source.name, {"to": INT8})
+        return image
+
+    def _expand(self, step: Step, value: Any, image: gs.Variable) -> None:
+        """Repeat a constant for every image: the batch is the first size of the input."""
+        batch = self._node("Shape", [image], f"{step.output}.batch", {"start": 0, "end": 1})
+        rest = self._constant(step.output, "rest", np.array(step.shape[1:], np.int64))
+        shape = self._node("Concat", [batch, rest], f"{step.output}.shape", {"axis": 0})
+        self._node("Expand", [value, shape], step.output)

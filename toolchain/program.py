@@ -1,0 +1,265 @@
+"""The integer program: what is deployed, as a list of steps that torch can run.
+
+`build` turns a prepared graph, scales and a resolved map into steps with integer constants;
+`run` executes them with the operators' torch definitions; lower.py writes the same steps as
+ONNX. Both therefore have the same constants, and `mnq-verify` compares what they compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnq.ops.attention.op import constants as attention_constants
+from mnq.ops.errors import InputError
+from mnq.ops.integer import INT8, INT16, INT32
+from mnq.ops.qlinear.op import qlinear, qlinear_add
+from mnq.ops.qmatmul.op import qmatmul
+from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, OPERATORS, SOFTMAX
+from mnq.ops.requantize.op import Constants
+from mnq.ops.requantize.op import constants as requantize_constants
+from mnq.ops.requantize_add.op import constants as requantize_add_constants
+from mnq.ops.requantize_add.op import requantize_add
+from mnq.toolchain.edges import RESIDUAL_BITS, Edges
+from mnq.toolchain.graph import Graph, Node
+from mnq.toolchain.image import ImageInput
+from mnq.toolchain.map import Choice, Map
+from mnq.toolchain.quantizers import activation_scale, quantize, weight_scale
+from mnq.toolchain.views import VIEWS
+
+_LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of the program.
+
+    operator: an `mnq` operator's name, or a view of views.py.
+    inputs: tensors read, in the operator's order; constants: the operator's other inputs.
+    settings: attributes (`to`), or the view's settings.
+    shape: of the output, -1 where it grows with the batch; scale: value of one code of it.
+    module: the torch module it comes from; site: its non-linear site, "" if none.
+    """
+
+    output: str
+    operator: str
+    inputs: tuple[str, ...]
+    constants: Constants
+    settings: dict[str, Any]
+    shape: tuple[int, ...]
+    scale: float
+    module: str
+    site: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in execution order; `constants` are code tensors that steps read by name."""
+
+    image: ImageInput
+    steps: list[Step]
+    constants: dict[str, NDArray[np.generic]]
+    output: str
+    output_scale: float
+
+    def run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Every tensor of the program for images (B, C, H, W), uint8 or float by `image.kind`.
+
+        Integers only behind the input quantizer; the order is that of execution.
+        """
+        values = {name: torch.from_numpy(value) for name, value in self.constants.items()}
+        results = {self.image.name: self.image.codes(images)}
+        values.update(results)
+        batch = images.shape[0]
+        for step in self.steps:
+            inputs = [values[name] for name in step.inputs]
+            if step.operator in VIEWS:
+                value = VIEWS[step.operator].run(inputs, batch, step.settings)
+            else:
+                operator = OPERATORS[step.operator]
+                named = {k: torch.from_numpy(np.asarray(v)) for k, v in step.constants.items()}
+                rest = [named[name] for name in operator.inputs[len(inputs) :]]
+                value = operator(*inputs, *rest, **step.settings)
+            values[step.output] = results[step.output] = value
+        return results
+
+
+def build(
+    graph: Graph,
+    edges: Edges,
+    scales: dict[str, np.float32],
+    mapping: Map,
+    choices: dict[str, Choice],
+    image: ImageInput,
+    form: str = "ivit",
+) -> Program:
+    """The integer program of a calibrated graph.
+
+    scales: per quantizer group (calibrate.scales); `image` replaces the input group's scale.
+    form: how a weight's range becomes its scale (quantizers.RANGES).
+    """
+    return _Builder(graph, edges, {**scales}, mapping, choices, image, form).build()
+
+
+@dataclass
+class _Builder:
+    graph: Graph
+    edges: Edges
+    scales: dict[str, np.float32]
+    mapping: Map
+    choices: dict[str, Choice]
+    image: ImageInput
+    form: str
+    steps: list[Step] = field(default_factory=list)
+    constants: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    tensor: dict[str, str] = field(default_factory=dict)  # graph tensor -> program tensor
+
+    def build(self) -> Program:
+        self.scales[self.graph.input] = np.float32(self.image.scale)
+        self.tensor[self.graph.input] = self.image.name
+        for node in self.graph:
+            if node.op == "constant":
+                self._constant(node)
+            elif node.op == "scale":
+                self.tensor[node.name] = self.tensor[node.inputs[0]]
+            elif node.op in VIEWS:
+                settings = {"shape": node.shape, **node.settings}
+                self._step(node, node.op, node.inputs, {}, settings)
+            elif node.op != "input":
+                getattr(self, f"_{node.op}")(node)
+        output = self.graph.output
+        return Program(
+            self.image, self.steps, self.constants, self.tensor[output], self._scale(output)
+        )
+
+    def _scale(self, name: str) -> float:
+        edge = self.edges.edges[name]
+        return float(self.scales[edge.group]) * edge.factor
+
+    def _bits(self, name: str) -> int:
+        return self.edges.bits(self.edges.edges[name].group, self.mapping.activation_bits)
+
+    def _element_type(self, name: str) -> int:
+        bits = self._bits(name)
+        return INT8 if bits <= 8 else INT16 if bits <= 16 else INT32
+
+    def _step(
+        self,
+        node: Node,
+        operator: str,
+        inputs: tuple[str, ...],
+        constants: Constants,
+        settings: dict[str, Any],
+    ) -> None:
+        names = tuple(self.tensor[name] for name in inputs)
+        self.tensor[node.name] = node.name
+        scale = self._scale(node.name)
+        self.steps.append(
+            Step(
+                node.name,
+                operator,
+                names,
+                constants,
+                settings,
+                node.shape,
+                scale,
+                node.module,
+                node.site,
+            )
+        )
+
+    def _constant(self, node: Node) -> None:
+        value = node.parameters["value"].numpy()
+        group = self.edges.edges[node.name].group
+        if group == node.name:  # its own quantizer, not one shared with activations
+            self.scales[group] = activation_scale(np.abs(value).max(), RESIDUAL_BITS, self.form)
+        bits = self._bits(node.name) if group in self.scales else RESIDUAL_BITS
+        codes = quantize(value, self.scales[group], bits)
+        self.constants[node.name] = codes.astype(np.int8 if bits <= 8 else np.int16)
+        self.tensor[node.name] = node.name
+
+    def _linear(self, node: Node) -> None:
+        weight = node.parameters["weight"].numpy().astype(np.float64)
+        bias = node.parameters["bias"].numpy().astype(np.float64)
+        if self.edges.edges[node.inputs[0]].group == self.graph.input:
+            weight, bias = self.image.fold(self.graph, node.inputs[0], weight, bias)
+        input_scale = self._scale(node.inputs[0])
+        weight32 = weight.astype(np.float32)
+        per_channel = weight_scale(weight32, self.mapping.weight_bits, self.form)
+        # A channel with a large bias and tiny weights gets coarser weights, not an overflow.
+        per_channel = np.maximum(per_channel, np.abs(bias) / (input_scale * _LARGEST_BIAS))
+        per_channel = per_channel.astype(np.float32)
+        codes = quantize(weight32, per_channel[:, None], self.mapping.weight_bits)
+        accumulator_scale = per_channel.astype(np.float64) * input_scale
+        constants: Constants = {
+            "w": np.ascontiguousarray(codes.T.astype(np.int8)),
+            "bias": np.rint(bias / accumulator_scale).astype(np.int32),
+        }
+        if self.edges.kinds.get(node.name) == "logits":
+            self.scales[node.name] = np.float32(accumulator_scale.max())
+        out_scale, bits = self._scale(node.name), self._bits(node.name)
+        ratio = accumulator_scale / out_scale
+        operator = qlinear
+        if len(node.inputs) > 1:
+            operator = qlinear_add
+            residual = self._scale(node.inputs[1]) / out_scale
+            constants |= requantize_add_constants(ratio, residual, bits)
+        else:
+            constants |= requantize_constants(ratio, bits)
+        to = {"to": self._element_type(node.name)}
+        self._step(node, operator.name, node.inputs, constants, to)
+
+    def _add(self, node: Node) -> None:
+        out_scale = self._scale(node.name)
+        left, right = (self._scale(name) / out_scale for name in node.inputs)
+        constants = requantize_add_constants(left, right, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, requantize_add.name, node.inputs, constants, to)
+
+    def _matmul(self, node: Node) -> None:
+        product = self._scale(node.inputs[0]) * self._scale(node.inputs[1])
+        constants = requantize_constants(product / self._scale(node.name), self._bits(node.name))
+        constants["bias"] = np.zeros((), np.int32)
+        to = {"to": self._element_type(node.name)}
+        self._step(node, qmatmul.name, node.inputs, constants, to)
+
+    def _layernorm(self, node: Node) -> None:
+        method = LAYERNORM[self.choices[node.site].method]
+        weight, bias = (node.parameters[key].numpy() for key in ("weight", "bias"))
+        constants = method.constants(weight, bias, self._scale(node.name), self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, method.operator.name, node.inputs, constants, to)
+
+    def _gelu(self, node: Node) -> None:
+        method = GELU[self.choices[node.site].method]
+        scales = self._scale(node.inputs[0]), self._scale(node.name)
+        constants = method.constants(*scales, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, method.operator.name, node.inputs, constants, to)
+
+    def _attention(self, node: Node) -> None:
+        choice = self.choices[node.site]
+        q, k, v = (self._scale(name) for name in node.inputs)
+        product = q * k
+        constants = attention_constants(
+            SOFTMAX[choice.method],
+            choice.attention,
+            product * node.settings["factor"],
+            np.float32(self._scale(node.scores)),
+            v,
+            self._scale(node.name),
+            self._bits(node.name),
+        )
+        bias = node.parameters.get("bias", torch.zeros(1, 1, 1, 1)).numpy() / product
+        if np.abs(bias).max() >= _LARGEST_BIAS:
+            raise InputError(
+                f"export: expected an attention bias below 2^30 accumulator steps, found "
+                f"{float(np.abs(bias).max()):.3g} in module {node.module!r}; calibrate again"
+            )
+        constants["bias"] = np.rint(bias).astype(np.int32)
+        operator = ATTENTION[choice.method][choice.attention]
+        self._step(node, operator.name, node.inputs, constants, {})

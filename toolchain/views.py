@@ -1,0 +1,74 @@
+"""View operators: they move codes and never change one. Each in torch and in ONNX.
+
+`batch` is the number of images; `expand` is the only view that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Attributes = dict[str, Any]
+Emit = tuple[str, dict[str, NDArray[np.int64]], dict[str, Any]]
+"""An ONNX operator, its constant inputs by name, and its attributes."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: `run(inputs, batch, settings)` in torch, `emit(settings)` for ONNX."""
+
+    run: Callable[[list[torch.Tensor], int, Attributes], torch.Tensor]
+    emit: Callable[[Attributes], Emit]
+
+
+def _vector(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def _slice(x: torch.Tensor, s: Attributes) -> torch.Tensor:
+    index = [slice(None)] * x.ndim
+    index[s["axis"]] = slice(s["start"], s["stop"], s["step"])
+    return x[tuple(index)]
+
+
+VIEWS: dict[str, View] = {
+    "reshape": View(
+        lambda xs, batch, s: xs[0].reshape(s["shape"]),
+        lambda s: ("Reshape", {"shape": _vector(*s["shape"])}, {}),
+    ),
+    "transpose": View(
+        lambda xs, batch, s: xs[0].permute(s["perm"]),
+        lambda s: ("Transpose", {}, {"perm": list(s["perm"])}),
+    ),
+    "select": View(
+        lambda xs, batch, s: xs[0].select(s["axis"], s["index"]),
+        lambda s: ("Gather", {"index": np.array(s["index"], np.int64)}, {"axis": s["axis"]}),
+    ),
+    "slice": View(
+        lambda xs, batch, s: _slice(xs[0], s),
+        lambda s: (
+            "Slice",
+            {
+                "starts": _vector(s["start"]),
+                "ends": _vector(s["stop"]),
+                "axes": _vector(s["axis"]),
+                "steps": _vector(s["step"]),
+            },
+            {},
+        ),
+    ),
+    "concat": View(
+        lambda xs, batch, s: torch.cat(xs, s["axis"]),
+        lambda s: ("Concat", {}, {"axis": s["axis"]}),
+    ),
+    # In ONNX a second input gives the shape, with the batch in front (lower.py writes it).
+    "expand": View(
+        lambda xs, batch, s: xs[0].expand(batch, *s["shape"][1:]),
+        lambda s: ("Expand", {}, {}),
+    ),
+}
