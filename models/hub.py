@@ -34,7 +34,8 @@ def pretrained(timm: Any, name: str, config: Any) -> torch.nn.Module:
     try:
         if config.hf_hub_id:
             _probe(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
-        return timm.create_model(name, pretrained=True)
+        model: torch.nn.Module = timm.create_model(name, pretrained=True)
+        return model
     # Network stacks raise types of their own making, and a damaged cache any other.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]

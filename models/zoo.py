@@ -150,7 +150,7 @@ def _preprocess(timm_name: str, config: dict[str, Any]) -> Preprocess:
 
 def _class_names(net: torch.nn.Module) -> list[str] | None:
     """WordNet ids in output order if the number of outputs is one of ImageNet's, else None."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(net)
     return list(ImageNetInfo(subset).label_names()) if subset else None

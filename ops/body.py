@@ -65,6 +65,14 @@ class Value:
     def __gt__(self, other: Value | int) -> Value:
         return self.writer.emit("Greater", self, other)
 
+    def __bool__(self) -> bool:
+        raise TypeError("a body cannot branch on a tensor; use where()")
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("== on a tensor of a body is not defined; compare with < or >")
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 class Writer:
     """Collects the nodes of one function body."""

@@ -19,7 +19,9 @@ def check_writable(path: Path) -> None:
         )
     if path.is_dir() or not os.access(folder, os.W_OK):
         found = "a folder of that name" if path.is_dir() else "a folder without write permission"
-        raise InputError(f"output: expected a writable file {path}, found {found}")
+        raise InputError(
+            f"output: expected a writable file {path}, found {found}; choose another place"
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -24,7 +24,7 @@ class SoftmaxMethod:
 
     operator: codes -> output codes; its inputs are q and the keys of `constants`.
     constants(scale, bits): constant inputs of `operator` for `bits` output bits.
-    probability(code): int64 output codes -> unsigned probabilities P <= 2^16.
+    probability(code): int64 output codes -> unsigned probabilities P < 2^16.
     probability_scale(bits): value of one unit of P.
     weigh(d, ...): d = q - row max -> weights 0..255 and the row's normalizer (spec 4.7);
         its further inputs are the keys of `weight_constants`.
@@ -78,10 +78,11 @@ def gelu_reference(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.gelu(x)
 
 
-def layernorm_reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """Float LayerNorm over the last axis, without epsilon, as the integer operators are."""
+def layernorm_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Float LayerNorm over the last axis, without epsilon, as the integer operators are.
+
+    A row without variance gives `bias`, and the gradient of a deviation of 1.
+    """
     centred = x - x.mean(dim=-1, keepdim=True)
-    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
-    return centred / deviation.clamp_min(torch.finfo(x.dtype).tiny) * weight + bias
+    variance = centred.square().mean(dim=-1, keepdim=True)
+    return centred / torch.where(variance > 0, variance, 1).sqrt() * weight + bias

@@ -21,7 +21,7 @@ SCRIPTS: dict[str, str] = PYPROJECT["project"]["scripts"]
 MAY_IMPORT = {
     "ops": {"ops"},
     "models": {"ops", "models"},
-    "toolchain": {"ops", "models", "toolchain"},
+    "toolchain": {"ops", "models", "runtime", "toolchain"},
     "runtime": {"ops", "models", "runtime"},
     "cli": {"ops", "models", "toolchain", "runtime", "cli"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from mnq.ops.errors import InputError
 from mnq.ops.files import write_atomically
 from mnq.toolchain.edges import Edges, assign_edges
+from mnq.toolchain.equalize import Exponents, equalize, find_exponents
 from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.quantizers import activation_scale, round_up_to_bf16, steps
@@ -27,6 +28,17 @@ METHODS = ("mse", "minmax", "percentile")
 PERCENTILE = 99.99
 FORMAT = "mnq-calibration/1"
 
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+_EXACT_COUNT = 1 << 24  # torch counts in float32
+_EXPONENTS = range(-125, 128)  # of float32 numbers below 2^127
 _CANDIDATES = np.linspace(0.05, 1.0, 96)  # of the largest value, for the MSE search
 
 
@@ -39,10 +51,10 @@ class Histogram:
         self.largest = 0.0
 
     def update(self, name: str, x: torch.Tensor) -> None:
-        """Add all elements of a float tensor. Raises InputError if one is not finite."""
+        """Add all elements of a float tensor. Raises InputError if one is 2^127 or more."""
         magnitude = x.detach().abs().reshape(-1)
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
-        if not np.isfinite(largest):
+        if not largest < 2.0**127:  # NaN and infinity too
             raise InputError(
                 f"calibrate: expected finite activations, found {largest} in tensor {name!r}; "
                 "check the weights and the preprocessing"
@@ -50,33 +62,43 @@ class Histogram:
         self.largest = max(self.largest, largest)
         if self.counts is None:
             return
-        needed = int(np.ceil(np.log2(max(largest, 2.0**-126))))
+        needed = int(np.frexp(max(largest, 2.0**-126))[1])  # 2^needed > largest
         if self.exponent is None:
             self.exponent = needed
         while self.exponent < needed:
             folded = self.counts.reshape(-1, 2).sum(dim=1)
             self.counts = torch.cat([folded, torch.zeros_like(folded)])
             self.exponent += 1
-        histogram = torch.histc(magnitude, bins=BINS, min=0.0, max=2.0**self.exponent)
-        self.counts += histogram.to(torch.int64)
+        for part in magnitude.split(_EXACT_COUNT):
+            histogram = torch.histc(part, bins=BINS, min=0.0, max=2.0**self.exponent)
+            self.counts += histogram.to(torch.int64)
 
 
 @dataclass
 class Statistics:
     """What calibration keeps: per quantizer group the largest |value| and, for b-bit groups,
-    a histogram; and where they come from."""
+    a histogram; the equalization under which they were taken; and where they come from.
+    """
 
     histograms: dict[str, Histogram]
+    equalization: Exponents
     provenance: dict[str, Any]
 
 
 def collect(
-    graph: Graph, batches: Iterable[torch.Tensor], provenance: dict[str, Any]
+    graph: Graph,
+    passes: Callable[[], Iterable[torch.Tensor]],
+    provenance: dict[str, Any],
+    equalized: bool = True,
 ) -> Statistics:
-    """Statistics of a float run over normalized image batches (B, C, H, W).
+    """Statistics of a float run of `graph` over normalized image batches (B, C, H, W).
 
-    No activation is stored. The number of images goes into the provenance.
+    `passes` is called for each pass over the images: one for the equalization (unless
+    `equalized` is false), one for the ranges. No activation is stored. The number of images
+    goes into the provenance.
     """
+    equalization = find_exponents(graph, passes()) if equalized else {}
+    graph = equalize(graph, equalization)
     edges = assign_edges(graph)
     histograms = {
         group: Histogram(keep_counts=kind == "activation")
@@ -92,10 +114,10 @@ def collect(
 
     count = 0
     with torch.no_grad():
-        for batch in batches:
+        for batch in passes():
             evaluate(graph, batch, observe)
             count += len(batch)
-    return Statistics(histograms, {**provenance, "images": count})
+    return Statistics(histograms, equalization, {**provenance, "images": count})
 
 
 def scales(
@@ -158,6 +180,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     header = {
         "format": FORMAT,
         "groups": json.dumps(table, sort_keys=True),
+        "equalization": json.dumps(statistics.equalization, sort_keys=True),
         "provenance": json.dumps(statistics.provenance, sort_keys=True),
     }
     write_atomically(path, save(tensors, metadata=header))
@@ -187,18 +210,41 @@ def load_statistics(path: Path, graph: Graph) -> Statistics:
                 )
             histograms = {}
             for group, kind in wanted.items():
-                histogram = Histogram(keep_counts=kind == "activation")
-                histogram.largest = float(table[group]["largest"])
-                if kind == "activation":
-                    counts = file.get_tensor(f"{group}\0counts")
-                    if counts.shape != (BINS,) or counts.dtype != torch.int64:
-                        raise ValueError(f"counts of {group}")
-                    histogram.counts = counts
-                    histogram.exponent = int(table[group]["exponent"])
-                histograms[group] = histogram
-            return Statistics(histograms, json.loads(header["provenance"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                counted = kind == "activation"
+                counts = file.get_tensor(f"{group}\0counts") if counted else None
+                histograms[group] = _histogram(group, table[group], counts)
+            provenance = json.loads(header["provenance"])
+            if not isinstance(provenance, dict):
+                raise ValueError("a provenance that is no object")
+            equalization = json.loads(header["equalization"])
+            if not isinstance(equalization, dict):
+                raise ValueError("an equalization that is no object")
+            equalize(graph, equalization)  # refuses what does not fit
+            return Statistics(histograms, equalization, provenance)
+    except _UNREADABLE as error:
         raise InputError(
             f"calibration: expected a readable {FORMAT} file, found {error} in {path}; "
             "calibrate again"
         ) from error
+
+
+def _histogram(group: str, entry: dict[str, Any], counts: torch.Tensor | None) -> Histogram:
+    """The histogram in a file's entry. Raises ValueError or TypeError if it cannot be one."""
+    histogram = Histogram(keep_counts=False)
+    histogram.largest = float(entry["largest"])
+    good = 0.0 <= histogram.largest <= float(np.finfo(np.float32).max)
+    if counts is not None:
+        histogram.counts = counts
+        histogram.exponent = int(entry["exponent"])
+        good = (
+            good
+            and counts.shape == (BINS,)
+            and counts.dtype == torch.int64
+            and bool((counts >= 0).all())
+            and bool((counts > 0).any())
+            and histogram.exponent in _EXPONENTS
+            and histogram.largest < 2.0**histogram.exponent
+        )
+    if not good:
+        raise ValueError(f"impossible statistics of {group!r}")
+    return histogram

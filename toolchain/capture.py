@@ -66,7 +66,7 @@ class _Builder:
         self.program = program
         self.nodes: dict[str, Node] = {}
         self.values: dict[FxNode, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.batch = ""
 
     def build(self) -> Graph:
         signature = self.program.graph_signature
@@ -81,12 +81,19 @@ class _Builder:
             if fx.op == "placeholder" and fx.name in where:
                 self.values[fx] = stored[where[fx.name]].detach()
             elif fx.op == "placeholder":
+                if not isinstance(fx.meta["val"], torch.Tensor):
+                    raise InputError(
+                        f"capture: expected a model with one image input, found an input "
+                        f"{fx.name!r} that is no tensor; wrap it in a module without"
+                    )
                 inputs.append(self._add(fx, "input", ()))
+                self.batch = str(fx.meta["val"].shape[0])
             elif fx.op == "call_function":
                 self.values[fx] = self._call(fx)
             elif fx.op == "output":
-                outputs = [self.values[value] for value in fx.args[0]]
-        if len(inputs) != 1 or len(outputs) != 1 or not isinstance(outputs[0], str):
+                values = [self.values.get(value) for value in fx.args[0]]
+                outputs = [value for value in values if isinstance(value, str)]
+        if not len(inputs) == len(outputs) == len(values) == 1:
             raise InputError(
                 f"capture: expected a model with one image input and one output tensor, found "
                 f"{len(inputs)} and {len(outputs)}; wrap it in a module that has one of each"
@@ -140,19 +147,21 @@ class _Builder:
         if target is operator.getitem:
             return args[0][args[1]]
         tensors = [a for a in _flat(args) if isinstance(a, (str, torch.Tensor))]
-        if not any(isinstance(a, str) for a in tensors) and "expand" not in name:
+        constant = not any(isinstance(a, str) for a in tensors) and "expand" not in name
+        if constant and not _grows(fx):
             with torch.no_grad():
                 return target(*args, **kwargs)  # type: ignore[operator]
-        if name in _IDENTITIES:
-            return args[0]
-        if name in _RESHAPES:
-            return self._add(fx, "reshape", (args[0],))
-        if name in _PERMUTATIONS:
-            return self._add(fx, "transpose", (args[0],), perm=_permutation(name, args, fx))
-        if name in _LOWERINGS:
-            return _LOWERINGS[name](self, fx, args, kwargs)
+        if not constant:
+            if name in _IDENTITIES:
+                return args[0]
+            if name in _RESHAPES:
+                return self._add(fx, "reshape", (args[0],))
+            if name in _PERMUTATIONS:
+                return self._add(fx, "transpose", (args[0],), perm=_permutation(name, args, fx))
+            if name in _LOWERINGS:
+                return _LOWERINGS[name](self, fx, args, kwargs)
         raise InputError(
-            f"capture: no integer lowering for {name} in module {_module(fx) or '(top)'!r}; "
+            f"capture: no integer lowering for {name} in module {_place(fx)}; "
             "a lowering for it belongs in the table of toolchain/capture.py"
         )
 
@@ -177,7 +186,7 @@ class _Builder:
             raise InputError(
                 f"capture: expected a patch embedding (kernel = stride, no padding, sizes that "
                 f"divide), found a convolution {tuple(weight.shape)} with stride {stride}, padding "
-                f"{padding}, groups {groups} on {height}x{width} in module {_module(fx)!r}"
+                f"{padding}, groups {groups} on {height}x{width} in module {_place(fx)}"
             )
         rows, columns = height // kh, width // kw
         split = (-1, channels, rows, kh, columns, kw)
@@ -204,7 +213,7 @@ class _Builder:
         if len(normalized) != 1:
             raise InputError(
                 f"capture: expected a LayerNorm over the last axis, found {normalized} in module "
-                f"{_module(fx)!r}"
+                f"{_place(fx)}"
             )
         epsilon = args[4] if len(args) > 4 else 1e-5
         return self._add(
@@ -224,7 +233,7 @@ class _Builder:
         if args[1] not in (-1, len(_shape(fx)) - 1):
             raise InputError(
                 f"capture: expected a softmax over the last axis, found axis {args[1]} in module "
-                f"{_module(fx)!r}"
+                f"{_place(fx)}"
             )
         return self._add(fx, "softmax", (args[0],), name=_leaf(fx, "softmax"))
 
@@ -232,15 +241,26 @@ class _Builder:
         return self._add(fx, "matmul", (args[0], args[1]))
 
     def _scaled_attention(self, fx: FxNode, args: Any, kwargs: Any) -> str:
-        q, k, v, mask, dropout, causal = (*args, *(None, 0.0, False)[len(args) - 3 :])[:6]
-        if causal or isinstance(mask, str):
+        q, k, v, mask, _dropout, causal = (*args, *(None, 0.0, False)[len(args) - 3 :])[:6]
+        found = ""
+        if causal:
+            found = "a causal mask"
+        elif isinstance(mask, str):
+            found = "a computed mask"
+        elif mask is not None and not mask.is_floating_point():
+            found = f"a mask of {mask.dtype}"
+        elif kwargs.get("enable_gqa"):
+            found = "grouped queries"
+        if found:
             raise InputError(
-                f"capture: expected attention with a constant mask or none, found "
-                f"{'a causal mask' if causal else 'a computed mask'} in module {_module(fx)!r}"
+                f"capture: expected attention with a constant float mask or none, found {found} "
+                f"in module {_place(fx)}"
             )
         depth = self.nodes[q].shape[-1] if isinstance(q, str) else q.shape[-1]
-        factor = kwargs.get("scale") or float(depth) ** -0.5
-        parameters = {} if mask is None else {"bias": mask.float()}
+        scale = kwargs.get("scale")
+        factor = float(depth) ** -0.5 if scale is None else float(scale)
+        # A bias enters before the multiplication by the factor: (q k + bias) * factor.
+        parameters = {} if mask is None else {"bias": mask.float() / factor}
         module = _module(fx)
         return self._add(
             fx,
@@ -256,18 +276,26 @@ class _Builder:
         if kwargs.get("alpha", 1) != 1 or not all(isinstance(a, (str, torch.Tensor)) for a in args):
             raise InputError(
                 f"capture: expected the sum of two tensors, found {fx.format_node()} in module "
-                f"{_module(fx)!r}"
+                f"{_place(fx)}"
             )
         return self._add(fx, "add", (args[0], args[1]))
 
     def _multiply(self, fx: FxNode, args: Any, kwargs: Any) -> str:
-        factor = args[1].item() if _is_number(args[1]) else args[1]
-        if not isinstance(factor, (int, float)):
+        return self._add(fx, "scale", (args[0],), factor=self._number(fx, args[1], "product with"))
+
+    def _divide(self, fx: FxNode, args: Any, kwargs: Any) -> str:
+        divisor = self._number(fx, args[1], "division by")
+        return self._add(fx, "scale", (args[0],), factor=1.0 / divisor)
+
+    def _number(self, fx: FxNode, value: Any, what: str) -> float:
+        number = value.item() if _is_number(value) else value
+        # A negative scale would be lost in a LayerNorm, whose input scale cancels.
+        if not isinstance(number, (int, float)) or not 0 < number < float("inf"):
             raise InputError(
-                f"capture: expected a product with a number, found {fx.format_node()} in module "
-                f"{_module(fx)!r}; a lowering for it belongs in toolchain/capture.py"
+                f"capture: expected a {what} a positive number, found {fx.format_node()} in "
+                f"module {_place(fx)}; a lowering for it belongs in toolchain/capture.py"
             )
-        return self._add(fx, "scale", (args[0],), factor=float(factor))
+        return float(number)
 
     def _concatenate(self, fx: FxNode, args: Any, kwargs: Any) -> str:
         axis = (args[1] if len(args) > 1 else 0) % len(_shape(fx))
@@ -277,6 +305,12 @@ class _Builder:
         value, shape = args[0], _shape(fx)
         if isinstance(value, torch.Tensor) and -1 not in shape:
             return value.expand(shape)
+        if str(fx.meta["val"].shape[0]) != self.batch:
+            raise InputError(
+                f"capture: expected a tensor repeated for every image, found one expanded to "
+                f"{tuple(fx.meta['val'].shape)} in module {_place(fx)}; expand its first axis, "
+                "before images are cut into windows"
+            )
         return self._add(fx, "expand", (value,))
 
     def _select(self, fx: FxNode, args: Any, kwargs: Any) -> str:
@@ -317,8 +351,7 @@ class _Builder:
     def _need_constants(self, fx: FxNode, *values: Any) -> None:
         if any(isinstance(value, str) for value in values):
             raise InputError(
-                f"capture: expected constant weights, found computed ones in module "
-                f"{_module(fx)!r}"
+                f"capture: expected constant weights, found computed ones in module {_place(fx)}"
             )
 
 
@@ -334,6 +367,7 @@ _LOWERINGS: dict[str, Callable[[_Builder, FxNode, Any, Any], Any]] = {
     "aten.scaled_dot_product_attention.default": _Builder._scaled_attention,
     "aten.add.Tensor": _Builder._add_tensors,
     "aten.mul.Tensor": _Builder._multiply,
+    "aten.div.Tensor": _Builder._divide,
     "aten.cat.default": _Builder._concatenate,
     "aten.expand.default": _Builder._expand,
     "aten.select.int": _Builder._select,
@@ -352,12 +386,23 @@ def _module(fx: FxNode) -> str:
     return "" if path.startswith("_empty") else str(path)
 
 
+def _place(fx: FxNode) -> str:
+    """The module's path in quotes, for error messages."""
+    return repr(_module(fx) or "(top)")
+
+
 def _leaf(fx: FxNode, kind: str) -> str:
     """The module's own path if it is a module of this kind, else path.kind."""
     stack = fx.meta.get("nn_module_stack") or {}
     owner = str(list(stack.values())[-1][1]) if stack else ""
     module = _module(fx)
     return module if kind in owner.rsplit(".", 1)[-1].lower() else f"{module}.{kind}".lstrip(".")
+
+
+def _grows(fx: FxNode) -> bool:
+    """Whether the tensor that this node makes grows with the batch."""
+    value = fx.meta.get("val")
+    return isinstance(value, torch.Tensor) and -1 in _sizes(value.shape)
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
@@ -369,7 +414,7 @@ def _shape(fx: FxNode) -> tuple[int, ...]:
     if shape.count(-1) > 1:
         raise InputError(
             f"capture: expected shapes in which only the batch varies, found "
-            f"{tuple(fx.meta['val'].shape)} in module {_module(fx)!r}"
+            f"{tuple(fx.meta['val'].shape)} in module {_place(fx)}"
         )
     return shape
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mnq.ops.errors import InputError
-from mnq.toolchain.graph import Graph
+from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.views import VIEWS
 
 RESIDUAL_BITS = 16
 INPUT_BITS = 8
+
+_NARROW = ("linear", "attention", "gelu", "matmul")  # multiply, or look up, 8-bit codes
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,23 @@ def assign_edges(graph: Graph) -> Edges:
     """Groups and kinds for every tensor of a prepared graph.
 
     Views and concatenations share one quantizer; the residual stream (whatever an addition
-    reads or writes, or a LayerNorm reads) has 16 bits, the rest the map's bits.
+    reads or writes, or a LayerNorm reads) has 16 bits, the rest the map's bits. What attention
+    or GELU make has the map's bits in any case: their operators return 8-bit codes.
 
-    Raises InputError if tensors of different factors are concatenated.
+    Raises InputError if tensors of different factors are concatenated, or if an operator on
+    8-bit codes reads the residual stream.
     """
     edges: dict[str, Edge] = {}
     residual: set[str] = set()
+    normalized: set[str] = set()  # read by a LayerNorm, which takes codes of any width
 
     def merge(old: str, new: str) -> None:
         for name, edge in edges.items():
             if edge.group == old:
                 edges[name] = Edge(new, edge.factor)
-        if old in residual:
-            residual.add(new)
+        for marked in (residual, normalized):
+            if old in marked:
+                marked.add(new)
 
     for node in graph:
         if node.op == "concat":
@@ -63,7 +69,7 @@ def assign_edges(graph: Graph) -> Edges:
                 if edges[name].factor != first.factor:
                     raise InputError(
                         f"edges: expected tensors at one scale, found a concatenation of scaled "
-                        f"and unscaled ones in module {node.module!r}"
+                        f"and unscaled ones in module {node.module or '(top)'!r}"
                     )
                 merge(edges[name].group, first.group)
             edges[node.name] = first
@@ -80,8 +86,12 @@ def assign_edges(graph: Graph) -> Edges:
                 residual.add(node.name)
                 residual.update(edges[n].group for n in node.inputs[node.op == "linear" :])
             if node.op == "layernorm":
-                residual.add(edges[node.inputs[0]].group)
+                normalized.add(edges[node.inputs[0]].group)
 
+    narrow = {edges[n].group for node in graph if node.op in _NARROW for n in _codes_read(node)}
+    made = {edges[node.name].group for node in graph if node.op in ("attention", "gelu")}
+    residual = (residual | (normalized - narrow)) - made
+    _check_readers(graph, edges, residual)
     groups = dict.fromkeys(edge.group for edge in edges.values())
     kinds = dict.fromkeys(groups, "activation")
     kinds.update((group, "residual") for group in groups if group in residual)
@@ -89,3 +99,20 @@ def assign_edges(graph: Graph) -> Edges:
     if graph.nodes[graph.output].op == "linear":
         kinds[graph.output] = "logits"
     return Edges(edges, kinds)
+
+
+def _codes_read(node: Node) -> tuple[str, ...]:
+    """The inputs of an operator of `_NARROW` that must be 8-bit codes."""
+    return node.inputs[:1] if node.op == "linear" else node.inputs
+
+
+def _check_readers(graph: Graph, edges: dict[str, Edge], residual: set[str]) -> None:
+    for node in graph:
+        for name in _codes_read(node) if node.op in _NARROW else ():
+            group = edges[name].group
+            if group in residual and group != graph.input:
+                raise InputError(
+                    f"edges: expected a LayerNorm between the 16-bit residual stream and the "
+                    f"{node.op} of module {node.module or '(top)'!r}, found that it reads "
+                    f"{name!r}; there is no narrowing operator yet"
+                )

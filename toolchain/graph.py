@@ -15,7 +15,12 @@ from typing import Any
 import torch
 
 VIEWS = ("reshape", "transpose", "select", "slice", "concat", "expand")
-SITE_KINDS = {"attention": "softmax", "softmax": "softmax", "gelu": "gelu", "layernorm": "layernorm"}
+SITE_KINDS = {
+    "attention": "softmax",
+    "softmax": "softmax",
+    "gelu": "gelu",
+    "layernorm": "layernorm",
+}
 
 
 @dataclass

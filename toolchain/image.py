@@ -86,7 +86,8 @@ def _channels(graph: Graph, reads: str, shape: tuple[int, int, int]) -> NDArray[
         if node.op not in VIEWS:
             raise InputError(
                 f"input: expected a linear layer or patch embedding on the raw image, found "
-                f"{node.op} in module {node.module!r} before it; export with --input float"
+                f"{node.op} in module {node.module or '(top)'!r} before it; "
+                "export with --input float"
             )
         settings = {"shape": node.shape, **node.settings}
         return VIEWS[node.op].run([value(n) for n in node.inputs], 1, settings)

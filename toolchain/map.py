@@ -49,7 +49,8 @@ class Map:
             near = get_close_matches(unknown[0], sites, n=3) or list(sites)[:3]
             raise InputError(
                 f"map: expected sites of {self.model}, found {unknown[0]!r} "
-                f"({len(unknown)} unknown in all); near it are {', '.join(near)}"
+                f"({len(unknown)} unknown in all); near it are {', '.join(near)}; "
+                "mnq-export --dry-run lists the sites"
             )
         defaults = {**DEFAULT_METHODS, **self.defaults}
         for kind in METHODS:
@@ -61,7 +62,8 @@ class Map:
             _check_method(kind, method, site)
             if "attention" in entry and kind != "softmax":
                 raise InputError(
-                    f"map: expected the key 'attention' at softmax sites only, found it at {site}"
+                    f"map: expected the key 'attention' at softmax sites only, found it at {site}; "
+                    "leave it out there"
                 )
             choices[site] = Choice(method, entry.get("attention", defaults["attention"]))
         return choices
@@ -82,14 +84,14 @@ def _check_method(kind: str, method: str, place: str) -> None:
     if method not in METHODS[kind]:
         raise InputError(
             f"map: expected a {kind} method at {place} ({', '.join(METHODS[kind])}), "
-            f"found {method!r}"
+            f"found {method!r}; choose one of these"
         )
 
 
 def check_bits(bits: int) -> int:
     """`bits` if it is a supported code width. Raises InputError otherwise."""
     if not 2 <= bits <= 8:
-        raise InputError(f"bits: expected 2 to 8, found {bits}")
+        raise InputError(f"bits: expected 2 to 8, found {bits}; choose one of these")
     return bits
 
 
@@ -97,7 +99,7 @@ def uniform(model: str, method: str, bits: int = 8, attention: str = "deferred")
     """The map with one method everywhere (its stand-in where it has no operator of a kind)."""
     if method not in UNIFORM:
         raise InputError(
-            f"map: expected uniform:{'|'.join(UNIFORM)}, found uniform:{method}"
+            f"map: expected uniform:{'|'.join(UNIFORM)}, found uniform:{method}; choose one"
         )
     check_bits(bits)
     return Map(model, bits, bits, {**UNIFORM[method], "attention": attention})
@@ -111,11 +113,16 @@ def read(path: Path, model: str) -> Map:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"map: expected at most {MAX_BYTES} bytes, found more in {path}")
+            raise InputError(
+                f"map: expected at most {MAX_BYTES} bytes, found more in {path}; is it a map?"
+            )
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
-    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+    except (OSError, RecursionError, ValueError) as error:  # JSON and UTF-8 faults too
         reason = getattr(error, "strerror", None) or getattr(error, "msg", None) or error
-        raise InputError(f"map: expected a JSON file, found: {reason}, in {path}") from error
+        raise InputError(
+            f"map: expected a JSON file, found: {reason}, in {path}; correct it, or give "
+            f"uniform:{'|'.join(UNIFORM)}"
+        ) from error
     return from_json(data, model, str(path))
 
 
@@ -138,8 +145,8 @@ def from_json(data: Any, model: str, source: str) -> Map:
     bits = data.get("bits", {})
     return Map(
         data["model"],
-        bits.get("activations", 8),
-        bits.get("weights", 8),
+        int(bits.get("activations", 8)),  # 8.0 is an integer in JSON schema
+        int(bits.get("weights", 8)),
         data.get("defaults", {}),
         data.get("sites", {}),
         data.get("provenance", {}),
@@ -150,6 +157,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"map: expected each key once, found {key!r} twice")
+            raise InputError(f"map: expected each key once, found {key!r} twice; remove one")
         result[key] = value
     return result

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from mnq.ops.errors import InputError
-from mnq.toolchain.graph import SITE_KINDS, Graph, Node
+from mnq.toolchain.graph import SITE_KINDS, VIEWS, Graph, Node
 
 _MOVES = ("reshape", "transpose")
 
@@ -23,10 +23,12 @@ def prepare(graph: Graph) -> Graph:
     _fuse_residuals(nodes)
     _simplify_moves(nodes)
     _order_constants(nodes)
-    prepared = Graph(_reachable(nodes, graph.output), graph.input, graph.output)
+    prepared = _rename(Graph(_reachable(nodes, graph.output), graph.input, graph.output))
     for node in prepared:
         if node.op in SITE_KINDS:
-            node.site = node.settings.pop("site", node.name)
+            settings = {**node.settings}
+            node.site = settings.pop("site", node.name)
+            node.settings = settings
     _check(prepared)
     return prepared
 
@@ -50,7 +52,8 @@ def _fuse_attention(nodes: dict[str, Node]) -> None:
     """
     for softmax in _of(nodes, "softmax"):
         users = _users(nodes, softmax.name)
-        if len(softmax.shape) != 4 or len(users) != 1 or users[0].op != "matmul" or users[0].inputs[0] != softmax.name:
+        followed = len(users) == 1 and users[0].op == "matmul"
+        if not followed or users[0].inputs[0] != softmax.name:
             continue
         factor, bias, above = 1.0, None, nodes[softmax.inputs[0]]
         taken = [softmax.name]
@@ -62,12 +65,12 @@ def _fuse_attention(nodes: dict[str, Node]) -> None:
                 constants = [n for n in above.inputs if nodes[n].op == "constant"]
                 if len(constants) != 1:
                     break
-                added = nodes[constants[0]].parameters["value"] / factor
+                added = nodes[constants[0]].parameters["value"]
                 bias = added if bias is None else bias + added
             taken.append(above.name)
             above = nodes[next(n for n in above.inputs if nodes[n].op != "constant")]
         keys = nodes[above.inputs[1]] if above.op == "matmul" else None
-        if keys is None or keys.op not in ("transpose", "scale"):
+        if keys is None or len(_users(nodes, above.name)) != 1:
             continue
         factor_of_keys, keys = _through_scale(nodes, keys)
         factor_of_queries, queries = _through_scale(nodes, nodes[above.inputs[0]])
@@ -191,10 +194,41 @@ def _reachable(nodes: dict[str, Node], output: str) -> dict[str, Node]:
     return {name: node for name, node in nodes.items() if name in needed}
 
 
+def _rename(graph: Graph) -> Graph:
+    """Views, scales and constants numbered anew, so that names do not tell what was fused."""
+    numbered = (*VIEWS, "scale", "constant")
+    taken = {node.name for node in graph if node.op not in numbered}
+    names: dict[str, str] = {}
+    for node in graph:
+        unique = stem = f"{node.module}.{node.op}".lstrip(".")
+        count = 1
+        while node.op in numbered and unique in taken:
+            unique, count = f"{stem}_{count}", count + 1
+        names[node.name] = unique if node.op in numbered else node.name
+        taken.add(names[node.name])
+    renamed = (
+        replace(node, name=names[node.name], inputs=tuple(names[n] for n in node.inputs))
+        for node in graph
+    )
+    return Graph({node.name: node for node in renamed}, names[graph.input], names[graph.output])
+
+
 def _check(graph: Graph) -> None:
     for node in graph:
+        fault = ""
         if node.op == "matmul" and any(graph.nodes[n].op == "constant" for n in node.inputs):
+            fault = "a product of two activations, found a constant factor"
+        elif node.op == "softmax":
+            fault = "softmax(q k + constant) v on (B, heads, N, d), found another softmax"
+        elif node.op == "attention" and len(node.shape) != 4:
+            fault = f"attention on (B, heads, N, d), found {len(node.shape)} axes"
+        if fault:
             raise InputError(
-                f"prepare: expected a product of two activations, found a constant factor in "
-                f"module {node.module!r}; write it as a linear layer"
+                f"prepare: expected {fault} in module {node.module or '(top)'!r}; it has no "
+                "integer operator"
             )
+    if all(node.op in ("input", "constant", "scale") for node in graph):
+        raise InputError(
+            "prepare: expected a model with layers, found one that returns its input; check the "
+            "model"
+        )

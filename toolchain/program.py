@@ -24,11 +24,11 @@ from mnq.ops.requantize.op import Constants
 from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
-from mnq.toolchain.edges import RESIDUAL_BITS, Edges
+from mnq.toolchain.edges import Edges
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.image import ImageInput
 from mnq.toolchain.map import Choice, Map
-from mnq.toolchain.quantizers import activation_scale, quantize, weight_scale
+from mnq.toolchain.quantizers import quantize, weight_scale
 from mnq.toolchain.views import VIEWS
 
 _LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
@@ -130,11 +130,22 @@ class _Builder:
                 settings = {"shape": node.shape, **node.settings}
                 self._step(node, node.op, node.inputs, {}, settings)
             elif node.op != "input":
+                self._check_pixels(node)
                 getattr(self, f"_{node.op}")(node)
         output = self.graph.output
         return Program(
             self.image, self.steps, self.constants, self.tensor[output], self._scale(output)
         )
+
+    def _check_pixels(self, node: Node) -> None:
+        """Mean and std are folded into linear layers; nothing else may read raw pixels."""
+        others = node.inputs[1:] if node.op == "linear" else node.inputs
+        groups = {self.edges.edges[name].group for name in others}
+        if self.image.kind == "uint8" and self.graph.input in groups:
+            raise InputError(
+                f"input: expected a linear layer or patch embedding on the raw image, found "
+                f"{node.op} in module {node.module or '(top)'!r}; export with --input float"
+            )
 
     def _scale(self, name: str) -> float:
         edge = self.edges.edges[name]
@@ -174,11 +185,8 @@ class _Builder:
 
     def _constant(self, node: Node) -> None:
         value = node.parameters["value"].numpy()
-        group = self.edges.edges[node.name].group
-        if group == node.name:  # its own quantizer, not one shared with activations
-            self.scales[group] = activation_scale(np.abs(value).max(), RESIDUAL_BITS, self.form)
-        bits = self._bits(node.name) if group in self.scales else RESIDUAL_BITS
-        codes = quantize(value, self.scales[group], bits)
+        bits = self._bits(node.name)
+        codes = quantize(value, self._scale(node.name), bits)
         self.constants[node.name] = codes.astype(np.int8 if bits <= 8 else np.int16)
         self.tensor[node.name] = node.name
 
@@ -255,10 +263,11 @@ class _Builder:
             self._bits(node.name),
         )
         bias = node.parameters.get("bias", torch.zeros(1, 1, 1, 1)).numpy() / product
-        if np.abs(bias).max() >= _LARGEST_BIAS:
+        if not np.abs(bias).max() < _LARGEST_BIAS:  # nor NaN
             raise InputError(
                 f"export: expected an attention bias below 2^30 accumulator steps, found "
-                f"{float(np.abs(bias).max()):.3g} in module {node.module!r}; calibrate again"
+                f"{float(np.abs(bias).max()):.3g} in module {node.module or '(top)'!r}; "
+                "calibrate again"
             )
         constants["bias"] = np.rint(bias).astype(np.int32)
         operator = ATTENTION[choice.method][choice.attention]

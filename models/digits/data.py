@@ -22,7 +22,7 @@ _TEST_SHARE = 5  # every class gives one fifth of its images to the test split
 
 
 def load(split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images uint8 (N, 1, 8, 8), 0..255, and labels int64 (N,): N = 1441 to train, 356 to test.
+    """Images uint8 (N, 1, 8, 8), 0..255, and labels int64 (N,): N = 1442 to train, 355 to test.
 
     EnvironmentLack if scikit-learn, which carries the images, is not installed.
     """

@@ -1,10 +1,11 @@
-"""Train the digits model: `python -m mnq.models.digits.train --output FILE`, about a minute."""
+"""Train the digits model: `python -m mnq.models.digits.train --output FILE`, a minute or two."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,28 +24,31 @@ __all__ = ["Recipe", "accuracy", "train", "write"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, together with the versions of torch and timm."""
+    """What decides the weights, together with the versions of torch and timm.
 
-    epochs: int = 60
+    Chosen on parts of the train split; the test split had no say.
+    """
+
+    epochs: int = 100
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
+    dropout: float = 0.1
 
 
 def train(recipe: Recipe, report: Callable[[str], None] = lambda line: None) -> torch.nn.Module:
     """Train from scratch and return the model in eval mode; `report` gets a line now and then.
 
-    AdamW with warm-up and cosine decay; each image is moved by up to one pixel each way.
+    AdamW with warm-up and cosine decay; half of the images are moved by a pixel.
     """
     import torch
 
     images, labels = _tensors("train")
-    # Random draws start from the seed and leave the caller's random state as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = build()
+    with _reproducible(recipe.seed):
+        model = build(recipe.dropout)
+        _initialize(model)
         optimizer = torch.optim.AdamW(
             model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -106,13 +110,42 @@ def _tensors(split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(PREPROCESS.normalize(images)), torch.from_numpy(labels)
 
 
+@contextlib.contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Draw from the seed and sum in one order; then restore the caller's state and threads."""
+    import torch
+
+    # One thread adds in the same order on any machine, and at this size is hardly slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _initialize(model: torch.nn.Module) -> None:
+    """Draw larger weights than timm does: its 0.02 suits widths of 200 and more, not 64."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if name == "pos_embed":
+            torch.nn.init.trunc_normal_(parameter, std=0.2)
+        elif parameter.ndim == 2:
+            torch.nn.init.xavier_uniform_(parameter)
+
+
 def _shifted(images: torch.Tensor) -> torch.Tensor:
-    """Move each image by -1..1 pixels both ways; what enters is background (-1)."""
+    """Move half of the images by -1..1 pixels both ways; what enters is background (-1)."""
     import torch
 
     size = images.shape[-1]
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)
     top, left = torch.randint(0, 3, (2, len(images), 1))
+    still = torch.rand(len(images), 1) < 0.5
+    top, left = top.masked_fill(still, 1), left.masked_fill(still, 1)
     line = torch.arange(size)
     rows, columns = (top + line)[:, :, None], (left + line)[:, None, :]
     which = torch.arange(len(images))[:, None, None]
@@ -126,31 +159,35 @@ def _shifted(images: torch.Tensor) -> torch.Tensor:
 def main(output: Path, epochs: int, seed: int) -> None:
     """Train the digits model and write its weights to --output (.safetensors)."""
     try:
+        _require_folder(output)
         recipe = Recipe(epochs=epochs, seed=seed)
         model = train(recipe, click.echo)
         share = accuracy(model, "test")
-        write(model, output, {"recipe": json.dumps(asdict(recipe)), **_provenance(share)})
+        write(model, output, {"training": _provenance(recipe, share)})
     except MnqError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_status) from error
     click.echo(f"test accuracy {share:.2%}, written to {output}")
 
 
-def _provenance(share: float) -> dict[str, str]:
+def _require_folder(output: Path) -> None:
+    # Before the training, not after it.
+    if not output.parent.is_dir():
+        raise InputError(
+            f"output: expected a folder at {output.parent}, found none; "
+            "make it or choose another with --output"
+        )
+
+
+def _provenance(recipe: Recipe, share: float) -> str:
+    """One JSON text: safetensors does not keep the order of several entries."""
     import sklearn
     import timm
     import torch
 
-    return {
-        "test_accuracy": f"{share:.4f}",
-        "versions": json.dumps(
-            {
-                "scikit-learn": sklearn.__version__,
-                "timm": timm.__version__,
-                "torch": torch.__version__,
-            }
-        ),
-    }
+    versions = {module.__name__: module.__version__ for module in (sklearn, timm, torch)}
+    facts = {"recipe": asdict(recipe), "test_accuracy": round(share, 4), "versions": versions}
+    return json.dumps(facts, sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def compute(
     return saturate(rescale(raw(q, b, c, n, one), i64(m), i64(e)), lo, hi, to)
 
 
-def raw_constants(
-    scale: ArrayLike, n: int | None = None
-) -> tuple[Constants, NDArray[np.float64]]:
+def raw_constants(scale: ArrayLike, n: int | None = None) -> tuple[Constants, NDArray[np.float64]]:
     """Inputs of `raw` for codes at `scale` (a number or one per channel), and the output's scale.
 
     `n` is the right shift of the polynomial; by default it keeps 12 bits (spec 3.3), which

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mnq.ops.errors import InputError
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -31,9 +32,18 @@ _LARGEST_SHIFT = 40  # keeps int64; only a positive argument of ShiftGELU gets t
 
 
 def shift_exp_unit(scale: ArrayLike) -> np.ndarray:
-    """x0 = floor(-1 / S) <= -1, the code distance that divides by e (spec 2.1), int32."""
+    """x0 = floor(-1 / S) <= -1, the code distance that divides by e (spec 2.1), int32.
+
+    Raises InputError if the scale is so fine that exponentials would pass 31 bits.
+    """
     s = np.asarray(scale, np.float32)
-    return np.floor(np.float32(-1.0) / s).astype(np.int32)
+    x0 = np.floor(np.float32(-1.0) / s)
+    if not (x0 > -(2.0**16)).all():
+        raise InputError(
+            f"ShiftExp: expected an input scale of at least 1.6e-5, found {float(s.min())}; "
+            f"choose another method for this site"
+        )
+    return x0.astype(np.int32)
 
 
 def shift_exp(q: Integers, x0: Integers, n: int) -> Integers:

@@ -21,9 +21,7 @@ Constants = dict[str, NDArray[np.generic]]
 """Constant inputs of an operator by name."""
 
 
-def dyadic(
-    ratio: ArrayLike, spare: ArrayLike = 0
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def dyadic(ratio: ArrayLike, spare: ArrayLike = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The multiplier and shift (m, e) with m / 2^e next to `ratio`, |m| in [2^30, 2^31).
 
     `ratio` is taken in float64, any shape. A ratio below 2^-32 has e > 62 and becomes

@@ -30,10 +30,10 @@ HEAD_SCALES = np.array([0.003, 0.0625, 3.0], np.float32).reshape(HEADS, 1, 1)
 """Score scales per head, from the finest to the coarsest that is expected."""
 
 
-def add(name: str, build: Callable[[np.random.Generator], Case]) -> None:
-    """Register a case under a new name."""
+def add(name: str, build: Callable[..., Case], *arguments: object) -> None:
+    """Register `build(rng, *arguments)` under a new name."""
     assert name not in CASES, name
-    CASES[name] = lambda: build(np.random.default_rng(zlib.crc32(name.encode())))
+    CASES[name] = lambda: build(np.random.default_rng(zlib.crc32(name.encode())), *arguments)
 
 
 def codes(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Array:
@@ -51,11 +51,6 @@ def codes(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Array:
         rows[6, 1:] = hi - 1
         rows[7] = np.arange(shape[-1]) % 2
     return x.astype(np.int8 if bits <= 8 else np.int16)
-
-
-def weights(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Array:
-    lo, hi = code_range(bits)
-    return rng.integers(lo, hi + 1, shape).astype(np.int8)
 
 
 def any_int32(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -83,106 +78,76 @@ def requantize_every_shift(rng: np.random.Generator) -> Case:
     return Case(requantize, {"z": any_int32(rng, (2, 197, 62))}, constants, {"to": INT16})
 
 
-def scalars() -> None:
-    """Requantize and RequantizeAdd."""
-    add("Requantize every shift", requantize_every_shift)
-    for bits in BITS:
-        add(
-            f"Requantize {bits} bits per channel",
-            lambda rng, bits=bits: Case(
-                requantize,
-                {"z": any_int32(rng, (1, 197, 192))},
-                requantize_constants(signed(rng, 2.0**-31, 0.5, 192), bits),
-                {"to": INT8},
-            ),
-        )
-        add(
-            f"Requantize {bits} bits per head, from the residual",
-            lambda rng, bits=bits: Case(
-                requantize,
-                {"z": codes(rng, (2, HEADS, 16, 64), 16)},
-                requantize_constants(np.reshape([0.5, 0.003, 2.0**-7], (HEADS, 1, 1)), bits),
-                {"to": INT8},
-            ),
-        )
-    for bits, to in ((16, INT16), (8, INT8), (6, INT8), (4, INT8)):
-        add(
-            f"RequantizeAdd {bits} bits",
-            lambda rng, bits=bits, to=to: Case(
-                requantize_add,
-                {"z": any_int32(rng, (1, 197, 192)), "r": codes(rng, (1, 197, 192), 16)},
-                requantize_add_constants(signed(rng, 2.0**-24, 2.0**-3, 192), 0.73, bits),
-                {"to": to},
-            ),
-        )
+def requantize_per_channel(rng: np.random.Generator, bits: int) -> Case:
+    """All of int32, ratios over the range that keeps something of it."""
+    z = any_int32(rng, (1, 197, 192))
+    constants = requantize_constants(signed(rng, 2.0**-31, 0.5, 192), bits)
+    return Case(requantize, {"z": z}, constants, {"to": INT8})
 
 
-def layer_case(
+def requantize_per_head(rng: np.random.Generator, bits: int) -> Case:
+    """16-bit codes, ratios of which two are dyadic."""
+    z = codes(rng, (2, HEADS, 16, 64), 16)
+    ratios = np.reshape([0.5, 0.003, 2.0**-7], (HEADS, 1, 1))
+    return Case(requantize, {"z": z}, requantize_constants(ratios, bits), {"to": INT8})
+
+
+def requantize_sum(rng: np.random.Generator, bits: int) -> Case:
+    """int32 accumulators and a 16-bit residual."""
+    operands = {"z": any_int32(rng, (1, 197, 192)), "r": codes(rng, (1, 197, 192), 16)}
+    constants = requantize_add_constants(signed(rng, 2.0**-24, 2.0**-3, 192), 0.73, bits)
+    return Case(requantize_add, operands, constants, {"to": INT8 if bits <= 8 else INT16})
+
+
+def layer(
     rng: np.random.Generator, inner: int, outer: int, bits: int, tokens: int, residual: bool
 ) -> Case:
     """A linear layer: codes and weights of `bits` bits, int16 residual."""
+    lo, hi = code_range(bits)
     x = codes(rng, (1, tokens, inner), bits)
-    fixed = {
-        "w": weights(rng, (inner, outer), bits),
-        "bias": rng.integers(-(2**18), 2**18, outer).astype(np.int32),
+    bias = rng.integers(-(2 ** (2 * bits + 2)), 2 ** (2 * bits + 2), outer)
+    fixed: dict[str, Array] = {
+        "w": rng.integers(lo, hi + 1, (inner, outer)).astype(np.int8),
+        "bias": bias.astype(np.int32),
     }
-    ratios = signed(rng, 2.0**-14, 2.0**-8, outer)
+    ratios = signed(rng, 2.0**-14, 2.0**-8, outer) * 2 ** (8 - bits)
     if not residual:
         return Case(qlinear, {"x": x}, fixed | requantize_constants(ratios, bits), {"to": INT8})
     r = codes(rng, (1, tokens, outer), 16)
-    constants = fixed | requantize_add_constants(ratios * 256, 0.9, 16)
+    constants = fixed | requantize_add_constants(ratios * 2**bits, 0.9, 16)
     return Case(qlinear_add, {"x": x, "r": r}, constants, {"to": INT16})
 
 
-def product_case(rng: np.random.Generator, bits: int, bias: Array) -> Case:
-    """Scores of three heads, each with its own scale."""
+def product(rng: np.random.Generator, bits: int, masked: bool) -> Case:
+    """Scores of three heads, each with its own scale; `masked` adds a position bias and a mask."""
     a, b = codes(rng, (1, HEADS, 197, 64), bits), codes(rng, (1, HEADS, 64, 197), bits)
-    ratio = np.reshape([2.0**-11, 0.001, 0.01], (HEADS, 1, 1))
-    constants = {"bias": bias, **requantize_constants(ratio, bits)}
+    ratio = np.reshape([2.0**-11, 0.001, 0.01], (HEADS, 1, 1)) * 2 ** (8 - bits)
+    constants = {"bias": score_bias(rng, 197, masked), **requantize_constants(ratio, bits)}
     return Case(qmatmul, {"a": a, "b": b}, constants, {"to": INT8})
 
 
-def products() -> None:
-    """QLinear, QLinearAdd and QMatMul."""
-    for bits in BITS:
-        for residual in (False, True):
-            name = f"QLinear{'Add' if residual else ''}"
-            add(
-                f"{name} {bits} bits 192 to 96",
-                lambda rng, bits=bits, residual=residual: layer_case(
-                    rng, 192, 96, bits, 50, residual
-                ),
-            )
-    add("QLinear 8 bits 384 to 1536", lambda rng: layer_case(rng, 384, 1536, 8, 197, False))
-    add("QLinearAdd 8 bits 1536 to 384", lambda rng: layer_case(rng, 1536, 384, 8, 197, True))
-    for bits in BITS:
-        add(
-            f"QMatMul {bits} bits",
-            lambda rng, bits=bits: product_case(rng, bits, np.zeros((), np.int32)),
-        )
-    add(
-        "QMatMul 8 bits with bias and mask",
-        lambda rng: product_case(
-            rng, 8, rng.choice([0, 500, -(2**24)], (1, HEADS, 197, 197)).astype(np.int32)
-        ),
-    )
+def score_bias(rng: np.random.Generator, tokens: int, masked: bool) -> Array:
+    if not masked:
+        return np.zeros((), np.int32)
+    return rng.choice([0, 700, -(2**24)], (1, HEADS, tokens, tokens)).astype(np.int32)
 
 
-def softmax_case(
-    rng: np.random.Generator, method: str, scale: Array | float, bits: int, out_bits: int
+def softmax(
+    rng: np.random.Generator, method: str, scale: Array, bits: int, out_bits: int, keys: int
 ) -> Case:
-    chosen = SOFTMAX[method]
-    to = {"to": INT8 if out_bits <= 8 else INT16} if chosen.operator.attributes else {}
-    q = codes(rng, (1, HEADS, 197, 197), bits)
-    return Case(chosen.operator, {"q": q}, chosen.constants(np.float32(scale), out_bits), to)
+    """Scores of three heads, `keys` long; `scale` is one number or one per head."""
+    operator, constants = SOFTMAX[method].operator, SOFTMAX[method].constants(scale, out_bits)
+    to = {"to": INT8 if out_bits <= 8 else INT16} if operator.attributes else {}
+    return Case(operator, {"q": codes(rng, (1, HEADS, keys, keys), bits)}, constants, to)
 
 
-def gelu_case(rng: np.random.Generator, method: str, scale: float, bits: int) -> Case:
+def gelu(rng: np.random.Generator, method: str, bits: int, scale: float) -> Case:
     constants = GELU[method].constants(scale, scale * 0.7, bits)
-    return Case(GELU[method].operator, {"q": codes(rng, (1, 50, 768), bits)}, constants, {"to": INT8})
+    q = codes(rng, (1, 50, 768), bits)
+    return Case(GELU[method].operator, {"q": q}, constants, {"to": INT8})
 
 
-def layernorm_case(
+def layernorm(
     rng: np.random.Generator, method: str, channels: int, in_bits: int, out_bits: int
 ) -> Case:
     """Weights of both signs, some zero or next to it, biases up to 1000 times the weight."""
@@ -196,69 +161,50 @@ def layernorm_case(
     return Case(LAYERNORM[method].operator, {"q": q}, constants, to)
 
 
-def nonlinears() -> None:
-    """Softmax, GELU and LayerNorm of every method."""
-    for method, softmax in SOFTMAX.items():
-        name = softmax.operator.name
-        for bits in BITS:
-            add(
-                f"{name} {bits} bits per head",
-                lambda rng, m=method, bits=bits: softmax_case(rng, m, HEAD_SCALES, bits, bits),
-            )
-        for scale in (0.003, 0.05, 3.0):
-            add(
-                f"{name} 16 bits scale {scale}",
-                lambda rng, m=method, scale=scale: softmax_case(rng, m, scale, 8, 16),
-            )
-    for method, gelu in GELU.items():
-        for bits, scale in ((8, 0.03), (8, 0.003), (6, 0.13), (4, 0.5)):
-            add(
-                f"{gelu.operator.name} {bits} bits scale {scale}",
-                lambda rng, m=method, scale=scale, bits=bits: gelu_case(rng, m, scale, bits),
-            )
-    for method, layernorm in LAYERNORM.items():
-        for channels, in_bits, out_bits in (
-            (192, 16, 8), (384, 16, 8), (192, 16, 6), (192, 16, 4), (192, 16, 16), (192, 8, 8),
-        ):  # fmt: skip
-            add(
-                f"{layernorm.operator.name} {out_bits} bits C={channels} from {in_bits} bits",
-                lambda rng, m=method, c=channels, i=in_bits, o=out_bits: layernorm_case(
-                    rng, m, c, i, o
-                ),
-            )
-
-
-def attention_case(
+def attention(
     rng: np.random.Generator, method: str, form: str, bits: int, tokens: int, masked: bool
 ) -> Case:
     """Three heads with a score scale each; `masked` adds a position bias and a mask."""
-    shape = (1, HEADS, tokens, 64)
+    score_ratio = 0.004 * 2 ** (8 - bits)
     constants = attention_constants(
-        SOFTMAX[method], form, HEAD_SCALES * 0.004, HEAD_SCALES, 0.02, 0.02, bits
+        SOFTMAX[method], form, HEAD_SCALES * score_ratio, HEAD_SCALES, 0.02, 0.004, bits
     )
-    bias = np.zeros((), np.int32)
-    if masked:
-        bias = rng.choice([0, 700, -(2**24)], (1, HEADS, tokens, tokens)).astype(np.int32)
-    q, k, v = (codes(rng, shape, bits) for _ in range(3))
-    return Case(
-        ATTENTION[method][form], {"q": q, "k": k, "v": v}, {"bias": bias, **constants}
-    )
+    qkv = {name: codes(rng, (1, HEADS, tokens, 64), bits) for name in ("q", "k", "v")}
+    bias = {"bias": score_bias(rng, tokens, masked)}
+    return Case(ATTENTION[method][form], qkv, bias | constants)
 
 
-def attentions() -> None:
-    """Attention of every method in every form."""
-    for method, forms in ATTENTION.items():
-        for form, operator in forms.items():
-            for bits, tokens, masked in ((8, 197, False), (6, 49, True), (4, 49, False)):
-                add(
-                    f"{operator.name} {bits} bits {tokens} tokens{' masked' if masked else ''}",
-                    lambda rng, m=method, f=form, b=bits, t=tokens, k=masked: attention_case(
-                        rng, m, f, b, t, k
-                    ),
-                )
+add("Requantize every shift", requantize_every_shift)
+add("RequantizeAdd 16 bits", requantize_sum, 16)
+for bits in BITS:
+    add(f"Requantize {bits} bits per channel", requantize_per_channel, bits)
+    add(f"Requantize {bits} bits per head", requantize_per_head, bits)
+    add(f"RequantizeAdd {bits} bits", requantize_sum, bits)
+    add(f"QLinear {bits} bits 192 to 96", layer, 192, 96, bits, 50, False)
+    add(f"QLinearAdd {bits} bits 192 to 96", layer, 192, 96, bits, 50, True)
+    add(f"QMatMul {bits} bits", product, bits, False)
+add("QLinear 8 bits 384 to 1536", layer, 384, 1536, 8, 197, False)
+add("QLinearAdd 8 bits 1536 to 384", layer, 1536, 384, 8, 197, True)
+add("QMatMul 8 bits masked", product, 8, True)
 
-
-scalars()
-products()
-nonlinears()
-attentions()
+for method in SOFTMAX:
+    name = SOFTMAX[method].operator.name
+    for bits, keys in zip(BITS, (197, 32, 8), strict=True):  # few bits tell few keys apart
+        add(f"{name} {bits} bits per head", softmax, method, HEAD_SCALES, bits, bits, keys)
+    for scale in (0.003, 0.05, 3.0):
+        add(f"{name} 16 bits scale {scale}", softmax, method, np.float32(scale), 8, 16, 197)
+    for form, operator in ATTENTION[method].items():
+        for bits, tokens, masked in ((8, 197, False), (6, 49, True), (4, 16, False)):
+            also = " masked" if masked else ""
+            name = f"{operator.name} {bits} bits {tokens} tokens{also}"
+            add(name, attention, method, form, bits, tokens, masked)
+for method in GELU:
+    for bits, scale in ((8, 0.03), (8, 0.003), (6, 0.13), (4, 0.5)):
+        name = f"{GELU[method].operator.name} {bits} bits scale {scale}"
+        add(name, gelu, method, bits, scale)
+for method in LAYERNORM:
+    for channels, bits, out_bits in (
+        (192, 16, 8), (384, 16, 8), (192, 16, 6), (192, 16, 4), (192, 16, 16), (192, 8, 8),
+    ):  # fmt: skip
+        name = f"{LAYERNORM[method].operator.name} {out_bits} bits C={channels} from {bits} bits"
+        add(name, layernorm, method, channels, bits, out_bits)

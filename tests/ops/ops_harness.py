@@ -78,9 +78,7 @@ class Case:
             for name, array in self.constants.items()
         ]
         names = list(self.operator.inputs)
-        node = helper.make_node(
-            self.operator.name, names, ["y"], domain=DOMAIN, **self.attributes
-        )
+        node = helper.make_node(self.operator.name, names, ["y"], domain=DOMAIN, **self.attributes)
         return helper.make_model(
             helper.make_graph(
                 [node], "one_operator", inputs, [value_info("y", self.expected)], initializers

@@ -58,7 +58,5 @@ def layernorm_lines(
     row = draw(rows(draw(st.sampled_from([8, 16])), largest=24))
     sizes = st.one_of(float32s(2.0**-24, 1000.0), st.just(0.0))
     signed = sizes.flatmap(lambda size: st.sampled_from([size, -size]))
-    length = {"min_size": len(row), "max_size": len(row)}
-    weight = draw(st.lists(signed, **length))
-    bias = draw(st.lists(signed, **length))
-    return row, weight, bias, draw(float32s(0.001, 1.0))
+    numbers = st.lists(signed, min_size=len(row), max_size=len(row))
+    return row, draw(numbers), draw(numbers), draw(float32s(0.001, 1.0))

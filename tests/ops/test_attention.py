@@ -117,7 +117,9 @@ def test_attention_equals_plain_integers(
     values = constants(
         SOFTMAX[method], form, ACCUMULATOR_SCALE, score_scales, VALUE_SCALE, OUT_SCALE, bits
     )
-    got = Case(ATTENTION[method][form], {"q": q, "k": k, "v": v}, {"bias": bias, **values}).compute()
+    got = Case(
+        ATTENTION[method][form], {"q": q, "k": k, "v": v}, {"bias": bias, **values}
+    ).compute()
 
     unit = 2.0**-15 if form == "deferred" else PROBABILITIES[method][1]
     last = plain.dyadic(VALUE_SCALE * unit / OUT_SCALE)

@@ -47,7 +47,6 @@ def test_backend_gives_the_integers_of_torch(case: Case, backend: str) -> None:
 
 def test_results_vary(case: Case) -> None:
     """A comparison of constants would prove nothing."""
-    print(len(np.unique(case.expected)))
     assert len(np.unique(case.expected)) >= 3
 
 
@@ -59,7 +58,7 @@ def test_torch_gives_the_same_integers_on_a_gpu() -> None:
 
 def test_no_operator_is_missed() -> None:
     assert {operator_of(name) for name in CASES} == set(OPERATORS)
-    widths = collections.defaultdict(set)
+    widths: dict[str, set[int]] = collections.defaultdict(set)
     for name, build in CASES.items():
         widths[operator_of(name)] |= {bits for bits in BITS if f" {bits} bits" in name}
         assert build().operator is OPERATORS[operator_of(name)]
@@ -108,8 +107,7 @@ def test_no_float_tensor_exists(operator: str) -> None:
 def test_products_are_of_signed_8_bit_codes(operator: str) -> None:
     graph = inlined(FIRST[operator]).graph
     types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.input, *graph.value_info)
+        value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)
     }
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMulInteger"]

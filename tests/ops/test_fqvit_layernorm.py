@@ -42,6 +42,13 @@ def test_fq_layernorm_equals_plain_integers(
     assert got == plain.fq_layernorm(row, mant, p, bias)
 
 
+@pytest.mark.parametrize(("bias", "offset"), [(2**19 + 2**12, 1), (2**19 + 2**11, 0), (2**19, 0)])
+def test_the_offset_is_rounded_once_from_eight_more_bits(bias: int, offset: int) -> None:
+    """A gain of 128 has N = 0; a half and one unit of the eighth bit rounds up, less is a tie."""
+    got = raw(tensor([1, -1]), tensor([2**30] * 2), tensor(22), tensor([bias] * 2)).tolist()
+    assert got == [128 + offset, -128 + offset]
+
+
 @few
 @given(st.integers(0, 2**32 - 1), st.sampled_from([192, 1536]))
 def test_long_rows_equal_plain_integers(seed: int, channels: int) -> None:

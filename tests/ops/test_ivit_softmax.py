@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ops_harness import by_torch, tensor
 from ops_strategies import exact, rows, score_scales
 
+from mnq.ops.errors import InputError
 from mnq.ops.integer import INT64
 from mnq.ops.ivit_softmax.op import (
     constants,
@@ -32,7 +33,7 @@ def test_shiftmax_equals_plain_integers(row: list[int], scale: float, bits: int)
     values = constants(scale, bits)
     got = by_torch(ivit_softmax, row, values["x0"], values["shift"], to=INT64)
     assert got == plain.shiftmax(row, unit(scale), bits)
-    assert 0 <= min(got) and max(got) < 2 ** (bits - 1)
+    assert min(got) >= 0 and max(got) < 2 ** (bits - 1)
 
 
 def test_shiftmax_of_a_long_flat_row_saturates_its_sum() -> None:
@@ -61,6 +62,20 @@ def test_constants_are_the_formulas_of_the_specification(scale: float) -> None:
     values = weight_constants(scale)
     m, e = plain.dyadic(255.0 / (-unit(scale) * 2.0**15))
     assert {name: int(v) for name, v in values.items()} == {"x0": unit(scale), "m_w": m, "e_w": e}
+
+
+@pytest.mark.parametrize("scale", [1.5e-5, 2.0**-23])
+def test_a_scale_too_fine_for_31_bits_is_refused(scale: float) -> None:
+    with pytest.raises(InputError, match="expected an input scale of at least"):
+        shift_exp_unit(scale)
+
+
+@pytest.mark.parametrize(("bits", "code"), [(8, 127), (16, 2**15 - 1)])
+def test_the_finest_accepted_scale_stays_within_the_output_type(bits: int, code: int) -> None:
+    x0 = int(shift_exp_unit(1.6e-5))
+    got = by_torch(ivit_softmax, [0, 0, -255], x0, 32 - bits, to=INT64)
+    assert got == plain.shiftmax([0, 0, -255], x0, bits)
+    assert max(got) <= code
 
 
 @exact

@@ -23,6 +23,7 @@ from mnq.ops.lut_softmax.op import (
 @given(rows(), score_scales, st.sampled_from([4, 6, 8, 16]))
 @example([127] + [-128] * 39, 3.0, 8)
 @example([0] * 40, 0.003, 16)
+@example([90, -90], 0.0625, 16)  # the sum is 65535 + 1, a divisor of 2^32
 def test_lut_softmax_equals_plain_integers(row: list[int], scale: float, bits: int) -> None:
     values = constants(scale, bits)
     got = by_torch(lut_softmax, row, *(values[n] for n in lut_softmax.inputs[1:]), to=INT64)

@@ -42,6 +42,8 @@ def ties(draw: st.DrawFn) -> tuple[int, int, int]:
 @example(2.0**-32 * (1 - 2.0**-53))  # rounds up to the smallest ratio that counts
 @example(1.0 - 2.0**-33)  # the fraction rounds up to 1: m = 2^31 becomes (2^30, e - 1)
 @example(-1.0 + 2.0**-40)
+@example((2.0**31 + 1) * 2.0**-32)  # a tie, rounded away from zero
+@example(-(2.0**31 + 1) * 2.0**-32)
 @example(0.0)
 @example(0.75)
 def test_dyadic_is_the_nearest_31_bit_multiplier(ratio: float) -> None:

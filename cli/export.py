@@ -1,0 +1,243 @@
+"""mnq-export: a float model to a verified integer .onnx."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mnq.cli.calibration import MINIMUM, calibrate
+from mnq.cli.common import COUNT, SEED, Command, Screen, need_train, output_options
+from mnq.models.images import ImageSet
+from mnq.ops.errors import CheckFailed, InputError
+from mnq.ops.files import check_writable, write_atomically
+from mnq.runtime.modelfile import INPUT_KINDS
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mnq.models.zoo import LoadedModel
+    from mnq.toolchain.calibrate import Statistics
+    from mnq.toolchain.graph import Graph
+    from mnq.toolchain.map import Map
+
+SAVED = ".safetensors"  # what --save-calib writes
+
+EXAMPLES = """
+\b
+Examples:
+  mnq-export --model deit_s --calib imagenet/train --output deit_s.onnx
+  mnq-export --model deit_t --weights deit_t.safetensors --calib images.zip \\
+      --assign uniform:ibert --bits 8 --output m.onnx
+  mnq-export --model deit_t --assign map.json --calib stats.safetensors --output m.onnx
+  mnq-export --model deit_t --weights deit_t.safetensors --assign map.json --dry-run
+"""
+
+
+@click.command(
+    cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--model", "name", required=True, help="deit_t, deit_s, ..., digits, or a timm name.")
+@click.option(
+    "--assign",
+    default="uniform:lut",
+    show_default=True,
+    help="map.json, or uniform:ivit|ibert|fqvit|lut.",
+)
+@click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
+@click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
+@click.option("--calib", type=Path, help="Image folder or .zip, or a file made by --save-calib.")
+@click.option(
+    "--images",
+    type=click.IntRange(MINIMUM, COUNT.max),
+    default=128,
+    show_default=True,
+    help="Calibration images to use, evenly spread.",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(2, 8),
+    help="Code width for uniform maps; a map.json has its own.  [8]",
+)
+@click.option(
+    "--calib-method",
+    default="mse",
+    show_default=True,
+    help="mse, minmax or percentile (99.99); the residual stream keeps its whole range.",
+)
+@click.option(
+    "--range-form",
+    default="ivit",
+    show_default=True,
+    help="Scale of a range a: ivit a/(2^(b-1)-1), paper 2a/(2^b-1).",
+)
+@click.option(
+    "--input",
+    "input_kind",
+    default="uint8",
+    show_default=True,
+    help="uint8: raw pixels, mean and std folded in. float: normalized images.",
+)
+@click.option("--batch", type=COUNT, default=16, show_default=True, help="Calibration batch size.")
+@click.option(
+    "--equalize/--no-equalize",
+    default=True,
+    show_default=True,
+    help="Even out LayerNorm channels by powers of two; exact in float.",
+)
+@click.option("--save-calib", type=Path, help="Keep the calibration statistics in this file.")
+@click.option("--output", type=Path, help="The .onnx to write.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved map and stop.")
+@output_options
+def main(
+    name: str,
+    assign: str,
+    weights: Path | None,
+    random_weights: int | None,
+    calib: Path | None,
+    images: int,
+    bits: int | None,
+    calib_method: str,
+    range_form: str,
+    input_kind: str,
+    batch: int,
+    equalize: bool,
+    save_calib: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Calibrate a float vision transformer, turn it into integers, verify and write it.
+
+    The .onnx takes raw uint8 images (N, C, H, W) and returns int32 logits; it needs nothing
+    but an ONNX runtime. It is written only if it computes the same integers as PyTorch.
+    """
+    screen = Screen(as_json, quiet)
+    missing = [o for o, given in (("--output", output), ("--calib", calib)) if given is None]
+    if missing and not dry_run:
+        raise InputError(
+            f"export: expected --output and --calib, found no {missing[0]}; give it, or --dry-run"
+        )
+    if input_kind not in INPUT_KINDS:
+        raise InputError(
+            f"--input: expected {' or '.join(INPUT_KINDS)}, found {input_kind!r}; see --help"
+        )
+    if output is not None and output == save_calib:
+        raise InputError(f"export: expected two files, found {output} twice; rename one")
+    for path in (output, save_calib):
+        if path is not None:
+            check_writable(path)
+    need_train()
+    # What can be wrong with the options is found before anything slow: images, then the map.
+    source = None
+    if calib is not None and calib.suffix != SAVED and not dry_run:
+        source = ImageSet.open(calib, minimum=MINIMUM)
+    elif calib is not None and not dry_run and not calib.is_file():
+        raise InputError(
+            f"calibration: expected a file that --save-calib made, found none at {calib}; check "
+            "the path, or give images"
+        )
+    mapping = _mapping(assign, name, bits)
+    from mnq.models.zoo import load
+    from mnq.toolchain import export as toolchain
+
+    settings = toolchain.Settings(calib_method, range_form, input_kind)
+    screen.note(f"loading {name}")
+    loaded = load(name, weights, random=random_weights)
+    screen.note("capturing")
+    graph = toolchain.graph_of(loaded)
+    choices = mapping.resolve(graph.sites())
+    if dry_run:
+        resolved = {
+            site: {"method": c.method, **({"attention": c.attention} if kind == "softmax" else {})}
+            for (site, kind), c in zip(graph.sites().items(), choices.values(), strict=True)
+        }
+        payload = {**mapping.to_json(), "sites": resolved}
+        screen.result(payload, json.dumps(payload, indent=2))
+        return
+    assert calib is not None and output is not None
+    if source is None:
+        statistics, skipped = _saved(calib, loaded, graph, equalize), 0
+    else:
+        with source:
+            statistics = calibrate(screen, source, loaded, graph, images, batch, equalize)
+        skipped = len(source.skipped)
+    if save_calib is not None:
+        from mnq.toolchain.calibrate import save_statistics
+
+        save_statistics(statistics, save_calib)
+    screen.note("lowering and certifying")
+    proto = toolchain.export(loaded, graph, statistics, mapping, settings)
+
+    screen.note("verifying")
+    tensors = _verified(proto, output)
+    data = proto.SerializeToString()
+    write_atomically(output, data)
+    payload = {
+        "output": str(output),
+        "bytes": len(data),
+        "model": loaded.name,
+        "bits": {"activations": mapping.activation_bits, "weights": mapping.weight_bits},
+        "calibration": statistics.provenance,
+        "skipped_images": skipped,
+        "verified_tensors": tensors,
+        "differing_tensors": 0,
+    }
+    line = (
+        f"{output}: {len(data) / 1e6:.1f} MB, integers only, {tensors} tensors equal to PyTorch's"
+    )
+    screen.result(payload, line + (f"; {skipped} images skipped" if skipped else ""))
+    screen.note(f"next: mnq-eval {output} --images DIR")
+
+
+def _verified(proto: ModelProto, output: Path) -> int:
+    """How many tensors equal PyTorch's. Raises CheckFailed unless all do and none is float."""
+    from mnq.runtime import verify
+    from mnq.runtime.modelfile import parse
+
+    model = parse(proto, str(output))
+    report = verify.check_purity(model)
+    report.runs.append(verify.check_certificate(model, "all"))
+    if not report.passed:
+        first = report.runs[0].first or f"float tensor {report.float_tensors[0]!r}"
+        raise CheckFailed(
+            f"export: expected the integers of PyTorch, found a difference: {first}; nothing was "
+            "written; run mnq-doctor and report this"
+        )
+    return report.runs[0].tensors
+
+
+def _mapping(assign: str, model: str, bits: int | None) -> Map:
+    """The map of --assign: one method everywhere, or a file."""
+    from mnq.toolchain import map as maps
+
+    if assign.startswith("uniform:"):
+        return maps.uniform(model, assign.removeprefix("uniform:"), 8 if bits is None else bits)
+    mapping = maps.read(Path(assign), model)
+    if bits is not None and bits != mapping.activation_bits:
+        raise InputError(
+            f"--bits: expected {mapping.activation_bits} as in {assign}, found {bits}; leave "
+            "--bits out or edit the map"
+        )
+    return mapping
+
+
+def _saved(path: Path, loaded: LoadedModel, graph: Graph, equalize: bool) -> Statistics:
+    """Statistics of an earlier run, if they are of these weights."""
+    from mnq.toolchain.calibrate import load_statistics
+
+    statistics = load_statistics(path, graph)
+    if statistics.provenance.get("weights") != loaded.weights_digest:
+        raise InputError(
+            f"calibration: expected statistics of these weights, found those of others in {path}; "
+            "calibrate again with --calib FOLDER"
+        )
+    if statistics.equalization and not equalize:
+        raise InputError(
+            f"calibration: expected statistics without equalization for --no-equalize, found "
+            f"equalized ones in {path}; calibrate again with --calib FOLDER"
+        )
+    return statistics

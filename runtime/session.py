@@ -1,0 +1,164 @@
+"""onnxruntime sessions that never fall back silently."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from mnq.ops.body import IR_VERSION, OPSET
+from mnq.ops.errors import EnvironmentLack, InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MINIMUM = (1, 21)
+LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+"""onnxruntime's graph optimization levels by short name."""
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def load_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises EnvironmentLack if it is absent, broken, older than 1.21, or installed twice (the
+    CPU and the GPU wheel overwrite each other's files).
+    """
+    installed = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if len(installed) == 2:
+        raise EnvironmentLack(
+            "onnxruntime: expected one of the two wheels, found onnxruntime and onnxruntime-gpu; "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you need"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentLack(
+            f"onnxruntime: expected it to import, found {error}; pip install 'mnq[cpu]' "
+            "(or 'mnq[gpu]')"
+        ) from error
+    version = getattr(onnxruntime, "__version__", None)
+    if not isinstance(version, str):
+        raise EnvironmentLack(
+            "onnxruntime: expected a whole package, found one without its files; "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'mnq[cpu]' (or "
+            "'mnq[gpu]')"
+        )
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
+        raise EnvironmentLack(
+            f"onnxruntime: expected 1.21 or newer, found {version}; "
+            f"pip install -U {next(iter(installed), 'onnxruntime')}"
+        )
+    return onnxruntime
+
+
+def open_session(
+    model: ModelProto | bytes,
+    *,
+    level: str = "all",
+    provider: str = "cpu",
+    threads: int = 0,
+) -> onnxruntime.InferenceSession:
+    """A session on exactly the provider asked for.
+
+    level: a key of LEVELS; provider: a key of PROVIDERS; threads: 0 lets onnxruntime choose.
+
+    Raises EnvironmentLack if the provider is missing or did not start, InputError if
+    onnxruntime refuses the model.
+    """
+    ort = load_onnxruntime()
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise EnvironmentLack(
+            f"onnxruntime: expected {wanted}, found {', '.join(ort.get_available_providers())}; "
+            "pip install 'mnq[gpu]' in place of 'mnq[cpu]', or run mnq-doctor"
+        )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if provider != "cpu":
+        _preload(ort)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    try:
+        session = ort.InferenceSession(data, options, providers=[wanted], enable_fallback=0)
+    except Exception as error:
+        if not _starts(ort, wanted):
+            raise _not_started(wanted, _reason(error)) from error
+        raise InputError(
+            f"onnxruntime: expected a model that {wanted} runs, found: {_reason(error)}"
+        ) from error
+    if session.get_providers()[0] != wanted:
+        raise _not_started(wanted, f"{session.get_providers()[0]} in its place")
+    session.disable_fallback()
+    return session
+
+
+def infer(session: onnxruntime.InferenceSession, source: NDArray[Any]) -> list[NDArray[Any]]:
+    """All outputs of a model with one input. Raises InputError if onnxruntime cannot run it."""
+    try:
+        outputs: list[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: source})
+    except Exception as error:
+        raise InputError(
+            f"onnxruntime: expected to run the model on {source.dtype} {list(source.shape)}, "
+            f"found: {_reason(error)}; export the model again"
+        ) from error
+    return outputs
+
+
+def _preload(ort: Any) -> None:
+    """Load the CUDA libraries of NVIDIA's Python packages, which no linker path names."""
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(sys.stderr):  # it prints what it misses
+            ort.preload_dlls()
+
+
+def _starts(ort: Any, wanted: str) -> bool:
+    """Whether a provider runs the simplest model: if not, a refused model is not to blame."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.INT32, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "simplest", [x], [y])
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    try:
+        session = ort.InferenceSession(
+            model.SerializeToString(), providers=[wanted], enable_fallback=0
+        )
+    except Exception:
+        return False
+    return bool(session.get_providers()[0] == wanted)
+
+
+def _not_started(wanted: str, found: str) -> EnvironmentLack:
+    return EnvironmentLack(
+        f"onnxruntime: expected {wanted} to start, found {found}; run mnq-doctor"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def with_all_outputs(model: ModelProto, names: list[str]) -> ModelProto:
+    """A copy whose outputs are the named tensors, in this order."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for name in names:
+        copy.graph.output.add().name = name
+    return copy

@@ -1,0 +1,79 @@
+"""Runs the commands as a user does, and says what an error has to look like."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Files of the digits model in one folder."""
+
+    root: Path
+
+    @property
+    def train(self) -> Path:
+        return self.root / "train"
+
+    @property
+    def test(self) -> Path:
+        return self.root / "test"
+
+    @property
+    def onnx(self) -> Path:
+        return self.root / "digits.onnx"
+
+    @property
+    def calib(self) -> Path:
+        return self.root / "calib.safetensors"
+
+
+def mnq(verb: str, *arguments: object) -> Result:
+    """Run a command in this process. An exception that it does not handle fails the test."""
+    command = import_module(f"mnq.cli.{verb}").main
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(command, words, prog_name=f"mnq-{verb}", catch_exceptions=False)
+
+
+def start(
+    verb: str, *arguments: object, before: str = "", **env: str
+) -> subprocess.Popen[str]:
+    """Start a command as a process of its own; `before` is Python to run first."""
+    code = f"import sys; sys.argv[0] = 'mnq-{verb}'\n{before}\n"
+    code += f"from mnq.cli.{verb} import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def refused(verb: str, *arguments: object, status: int = 2) -> str:
+    """Run a command that must refuse; return its error, which must be one helpful line.
+
+    It says what was expected and what was found, and after a semicolon what to do.
+    """
+    result = mnq(verb, *arguments, "--quiet")
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith(f"mnq-{verb}: error: ")
+    assert "; " in lines[0]
+    assert ("expected" in lines[0] and "found" in lines[0]) or lines[0].endswith("--help")
+    return lines[0]
+
+
+def payload(result: Result) -> dict[str, object]:
+    """The JSON object that a command with --json printed."""
+    assert result.exit_code == 0, result.output
+    decoded: dict[str, object] = json.loads(result.stdout)
+    return decoded

@@ -1,0 +1,167 @@
+"""Capture says what it cannot take: the operator or the reason, and the module, in one line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import toolchain_models as models
+import torch
+from toolchain_models import Tokens, case
+from torch import nn
+from torch.nn import functional
+
+Refusal = Callable[..., str]
+
+attend = functional.scaled_dot_product_attention
+
+
+def overlapping() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Conv2d(3, 32, 8, 4)
+    return model
+
+
+def padded() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Conv2d(3, 32, 8, 8, padding=4)
+    return model
+
+
+def grouped() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Conv2d(3, 33, 8, 8, groups=3)
+    model.norm, model.head = nn.LayerNorm(33), nn.Linear(33, 10)
+    return model
+
+
+def not_dividing() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Conv2d(3, 32, 7, 7)
+    return model
+
+
+def batch_norm() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 32, 8, 8))
+    return model
+
+
+def average_pool() -> nn.Module:
+    return models.tiny(depth=1, class_token=False, global_pool="avg")
+
+
+def layer_scale() -> nn.Module:
+    return models.tiny(depth=1, init_values=0.5)
+
+
+def two_axes(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return functional.layer_norm(t, (16, 32))
+
+
+def softmax_of_tokens(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return t + m.norm(t).softmax(-1)
+
+
+def softmax_of_columns(m: Any, t: torch.Tensor) -> torch.Tensor:
+    q, k, v = m.heads(t)
+    return m.join(t, (q @ k.transpose(-1, -2)).softmax(-2) @ v)
+
+
+def one_head_on_three_axes(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return t + attend(*m.qkv(m.norm(t)).chunk(3, -1))
+
+
+def causal(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return m.join(t, attend(*m.heads(t), is_causal=True))
+
+
+def computed_mask(m: Any, t: torch.Tensor) -> torch.Tensor:
+    q, k, v = m.heads(t)
+    return m.join(t, attend(q, k, v, attn_mask=q @ k.transpose(-1, -2)))
+
+
+def computed_bias(m: Any, t: torch.Tensor) -> torch.Tensor:
+    q, k, v = m.heads(t)
+    return m.join(t, (q @ k.transpose(-1, -2) + k @ q.transpose(-1, -2)).softmax(-1) @ v)
+
+
+def boolean_mask(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return m.join(t, attend(*m.heads(t), attn_mask=torch.ones(16, 16).tril().bool()))
+
+
+def grouped_queries(m: Any, t: torch.Tensor) -> torch.Tensor:
+    q, k, v = m.heads(t)
+    return m.join(t, attend(q, k[:, :1], v[:, :1], enable_gqa=True))
+
+
+def windows(m: Any, t: torch.Tensor) -> torch.Tensor:
+    """A token repeated for every window, not for every image."""
+    parts = t.reshape(t.shape[0] * 4, 4, 32)
+    token = torch.ones(1, 1, 32).expand(t.shape[0] * 4, -1, -1)
+    return torch.cat([token, parts], 1).reshape(-1, 20, 32)
+
+
+REFUSED: list[tuple[Any, tuple[str, ...]]] = [
+    (overlapping, ("(32, 3, 8, 8)", "stride [4, 4]", "'embed'")),
+    (padded, ("padding [4, 4]", "'embed'")),
+    (grouped, ("groups 3", "'embed'")),
+    (not_dividing, ("32x32", "'embed'")),
+    (batch_norm, ("aten.batch_norm.default", "'embed.0'")),
+    (average_pool, ("aten.mean.dim", "'(top)'")),
+    (layer_scale, ("aten.mul.Tensor", "'blocks.0.ls1'")),
+    (two_axes, ("LayerNorm over the last axis", "[16, 32]", "'(top)'")),
+    (softmax_of_tokens, ("another softmax", "'(top)'")),
+    (softmax_of_columns, ("axis -2", "'(top)'")),
+    (one_head_on_three_axes, ("3 axes", "'(top)'")),
+    (causal, ("a causal mask", "'(top)'")),
+    (computed_mask, ("a computed mask", "'(top)'")),
+    (computed_bias, ("another softmax", "'(top)'")),
+    (boolean_mask, ("torch.bool", "'(top)'")),
+    (grouped_queries, ("grouped queries", "'(top)'")),
+    (windows, ("expanded to (4*", "'(top)'")),
+    (lambda m, t: t.relu(), ("aten.relu.default", "'(top)'")),
+    (lambda m, t: t * t, ("aten.mul.Tensor", "'(top)'")),
+    (lambda m, t: t * -1.0, ("positive number", "'(top)'")),
+    (lambda m, t: t / t, ("aten.div.Tensor", "'(top)'")),
+    (lambda m, t: t + 1.0, ("aten.add.Tensor", "'(top)'")),
+    (lambda m, t: torch.add(t, t, alpha=2), ("alpha: 2", "'(top)'")),
+    (lambda m, t: t @ torch.eye(32), ("a constant factor", "'(top)'")),
+    (lambda m, t: torch.ones(1, 1, 32).repeat(t.shape[0], 2, 1), ("aten.repeat", "'(top)'")),
+]
+
+
+@pytest.mark.parametrize(("build", "parts"), REFUSED)
+def test_unsupported_operator_is_named_with_its_module(
+    build: Any, parts: tuple[str, ...], refusal: Refusal
+) -> None:
+    middle = "t" in build.__code__.co_varnames
+    text = refusal(models.prepared, (lambda: case(build)) if middle else build)
+    for part in parts:
+        assert part in text
+
+
+def forward(body: Callable[..., Any]) -> nn.Module:
+    return type("Odd", (Tokens,), {"forward": body})()
+
+
+ODD: list[tuple[Callable[..., Any], str]] = [
+    (lambda self, x, y: self.out(self.tokens(x + y)), "'y'"),
+    (lambda self, x: (self.out(self.tokens(x)), x), "found 1 and 2"),
+    (lambda self, x: None, "found 1 and 0"),
+    (lambda self, x: self.head.weight, "found 1 and 0"),
+    (lambda self, x: x, "returns its input"),
+    (lambda self, x: torch.from_numpy(x.numpy()), "torch.export"),
+    (lambda self, x: self.out(self.tokens(x.reshape(2, 3, 32, 32))), "torch.export"),
+]
+
+
+@pytest.mark.parametrize(("body", "part"), ODD)
+def test_model_that_is_no_function_of_one_image_is_refused(
+    body: Callable[..., Any], part: str, refusal: Refusal
+) -> None:
+    assert part in refusal(models.prepared, lambda: forward(body))
+
+
+def test_model_that_branches_on_data_is_refused(refusal: Refusal) -> None:
+    model = forward(lambda self, x: self.out(self.tokens(x if x.sum() > 0 else -x)))
+    assert "data-dependent" in refusal(models.prepared, lambda: model)

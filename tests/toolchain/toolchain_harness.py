@@ -1,0 +1,105 @@
+"""What several tests of the toolchain do: quantize a model, run it, measure, find a tensor."""
+
+from __future__ import annotations
+
+import math
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from toolchain_models import MEAN, SIZE, STD, prepared
+
+from mnq.runtime.session import open_session, with_all_outputs
+from mnq.toolchain import map as maps
+from mnq.toolchain.calibrate import Statistics, collect, scales
+from mnq.toolchain.edges import Edges, assign_edges
+from mnq.toolchain.equalize import equalize
+from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.graph import Graph
+from mnq.toolchain.image import image_input
+from mnq.toolchain.program import Program, Step, build
+
+METHODS = ("ivit", "ibert", "fqvit", "lut")
+FORMS = ("deferred", "normalized")
+
+
+class Quantized:
+    """A float model and its calibration on `normalized` images.
+
+    prepared: the graph as it was captured; graph: the equalized one that programs are built of.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, normalized: torch.Tensor, equalized: bool = True
+    ) -> None:
+        self.model = model
+        self.normalized = normalized
+        self.prepared: Graph = prepared(lambda: model)
+        self.statistics: Statistics = collect(
+            self.prepared, lambda: normalized.split(7), {}, equalized
+        )
+        self.graph: Graph = equalize(self.prepared, self.statistics.equalization)
+        self.edges: Edges = assign_edges(self.graph)
+        self.program = cache(self._program)
+
+    def _program(
+        self, method: str, form: str = "deferred", bits: int = 8, kind: str = "uint8"
+    ) -> Program:
+        """The program of a uniform map."""
+        found = self.scales(bits)
+        mapping = maps.uniform("tiny", method, bits, form)
+        choices = mapping.resolve(self.graph.sites())
+        image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
+        return build(self.graph, self.edges, found, mapping, choices, image)
+
+    def scales(self, bits: int = 8) -> dict[str, np.float32]:
+        """Calibrated scales by group, a new table each time."""
+        return scales(self.statistics, self.edges, bits)
+
+    @cached_property
+    def values(self) -> dict[str, torch.Tensor]:
+        """Every float tensor of the graph on the calibration images."""
+        seen: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            evaluate(self.graph, self.normalized, seen.__setitem__)
+        return seen
+
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        """What the torch model itself returns for the calibration images."""
+        with torch.no_grad():
+            return self.model(self.normalized)
+
+
+def worst_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest absolute error, relative to the largest expected magnitude."""
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def sqnr(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Signal to quantization noise in dB."""
+    assert found.shape == expected.shape
+    signal, noise = expected.double(), expected.double() - found.double()
+    return 10 * math.log10(float(signal.square().sum() / noise.square().sum()))
+
+
+def logit_sqnr(quantized: Quantized, program: Program, images: torch.Tensor) -> float:
+    """SQNR of a program's logits against the float model's."""
+    codes = program.run(images)[program.output]
+    return sqnr(quantized.logits, codes.double() * program.output_scale)
+
+
+def step(program: Program, name: str) -> Step:
+    """The step that makes a tensor."""
+    return next(s for s in program.steps if s.output == name)
+
+
+def run_all(
+    proto: ModelProto, names: list[str], images: NDArray[np.generic], level: str
+) -> dict[str, NDArray[np.generic]]:
+    """Every named tensor of an ONNX model on onnxruntime's CPU provider."""
+    session = open_session(with_all_outputs(proto, names), level=level, threads=1)
+    return dict(zip(names, session.run(None, {"image": images}), strict=True))
