@@ -31,7 +31,7 @@ threads_option = click.option(
     show_default=True,
     help="0: onnxruntime's choice.",
 )
-SEED = click.IntRange(0, (1 << 63) - 1)
+SEED = click.IntRange(0, (1 << 32) - 1)
 
 
 class OneLineUsage(click.Command):
@@ -158,6 +158,20 @@ class Screen:
         with Progress(*columns, console=self.notes, disable=self.silent) as bar:
             task = bar.add_task(text, total=total)
             yield lambda count: bar.advance(task, count)
+
+
+def map_text(data: dict[str, Any]) -> str:
+    """A map as JSON text for people: a line for each key and for each site."""
+    parts = []
+    for key, value in data.items():
+        if key == "sites" and value:
+            sites = [
+                f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in value.items()
+            ]
+            parts.append('  "sites": {\n' + ",\n".join(sites) + "\n  }")
+        else:
+            parts.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}"
 
 
 T = TypeVar("T")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from rich.table import Table
 
 from mnq.cli.calibration import calibrate
-from mnq.cli.common import Command, Screen, need_train, new_folder, output_options
+from mnq.cli.common import Command, Screen, map_text, need_train, new_folder, output_options
 from mnq.cli.judge import Candidate, float_predict, judge, onnx_predict
 from mnq.models.images import ImageSet, batches, label_index
 from mnq.ops.errors import CheckFailed
@@ -161,8 +160,8 @@ def _export_all(
     maps = _maps(loaded.name)
     with screen.progress("exporting, verifying", len(maps) * (2 + len(LEVELS))) as advance:
         for name, mapping in maps.items():
-            text = json.dumps(mapping.to_json(), indent=2) + "\n"
-            write_atomically(folder / f"{name}.json", text.encode())
+            text = map_text(mapping.to_json())
+            write_atomically(folder / f"{name}.json", f"{text}\n".encode())
             proto = toolchain.export(loaded, graph, statistics, mapping)
             write_atomically(folder / f"{name}.onnx", proto.SerializeToString())
             advance(1)

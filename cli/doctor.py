@@ -65,6 +65,4 @@ def _remedies(findings: list[Finding]) -> list[str]:
     for finding in findings:
         if finding.remedy:
             names.setdefault(finding.remedy, []).append(finding.name)
-    return [
-        f"\nTo mend {', '.join(checks)}:\n  {remedy}" for remedy, checks in names.items()
-    ]
+    return [f"\nTo mend {', '.join(checks)}:\n  {remedy}" for remedy, checks in names.items()]

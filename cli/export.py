@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mnq.cli.calibration import MINIMUM, calibrate
-from mnq.cli.common import COUNT, SEED, Command, Screen, need_train, output_options
+from mnq.cli.common import COUNT, SEED, Command, Screen, map_text, need_train, output_options
 from mnq.models.images import ImageSet
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
@@ -156,7 +155,7 @@ def main(
             for (site, kind), c in zip(graph.sites().items(), choices.values(), strict=True)
         }
         payload = {**mapping.to_json(), "sites": resolved}
-        screen.result(payload, json.dumps(payload, indent=2))
+        screen.result(payload, map_text(payload))
         return
     assert calib is not None and output is not None
     if source is None:

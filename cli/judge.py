@@ -87,7 +87,8 @@ def onnx_predict(
 ) -> Predict:
     """An .onnx with one image input and (N, classes) logits as output, `scale` real units each.
 
-    It takes raw pixels if its input is uint8, else normalized images; `source` names it in
+    It takes raw pixels if its input is uint8, else normalized images, and any fixed number of
+    images at a time; `source` names it in
     errors.
     """
     from mnq.runtime.session import infer, open_session
@@ -97,13 +98,18 @@ def onnx_predict(
     if len(inputs) != 1 or len(outputs[0].shape) != 2:
         raise InputError(
             f"eval: expected an image classifier, one input and logits (N, classes), found "
-            f"{len(inputs)} inputs and an output {outputs[0].shape} in {source}"
+            f"{len(inputs)} inputs and an output {outputs[0].shape} in {source}; export it so"
         )
     raw = inputs[0].type == "tensor(uint8)"
+    fixed = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else 0
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        logits = infer(session, pixels if raw else preprocess.normalize(pixels))[0]
-        result: NDArray[np.float64] = logits.astype(np.float64) * scale
-        return result
+        images = pixels if raw else preprocess.normalize(pixels)
+        size = fixed or len(images)
+        # A model with a fixed batch gets the last image again where there are too few.
+        padded = np.concatenate([images, *[images[-1:]] * (-len(images) % size)])
+        parts = [infer(session, padded[i : i + size])[0] for i in range(0, len(padded), size)]
+        logits: NDArray[np.float64] = np.concatenate(parts).astype(np.float64) * scale
+        return logits[: len(images)]
 
     return predict

@@ -54,10 +54,10 @@ def read_proto(path: Path) -> ModelProto:
     try:
         if path.exists() and not path.is_file():
             raise InputError(
-                f"model: expected an .onnx file, found no regular file at {path}; correct it"
+                f"model: expected an .onnx file, found no regular file at {path}; check the path"
             )
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"model: expected at most 2 GB, found more in {path}")
+            raise InputError(f"model: expected at most 2 GB, found more in {path}; is it one?")
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise InputError(
@@ -68,10 +68,13 @@ def read_proto(path: Path) -> ModelProto:
             f"model: expected an .onnx file, found something else in {path}; export it again"
         ) from error
     if not (model.graph.node and model.graph.input and model.graph.output):
-        raise InputError(f"model: expected an .onnx graph, found an empty one in {path}")
+        raise InputError(
+            f"model: expected an .onnx graph, found an empty one in {path}; export again"
+        )
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model)):
         raise InputError(
-            f"model: expected weights inside the file, found references to other files in {path}"
+            f"model: expected weights inside the file, found references to other files in {path}; "
+            "save it as one file"
         )
     return model
 
@@ -107,7 +110,9 @@ def parse(model: ModelProto, source: str) -> ModelFile:
             f"model: expected {FORMAT}, found {found!r} in {source}; export it with mnq-export"
         )
     if sum(len(value) for value in entries.values()) > MAX_METADATA_BYTES:
-        raise InputError(f"model: expected metadata below 64 MB, found more in {source}")
+        raise InputError(
+            f"model: expected metadata below 64 MB, found more in {source}; export again"
+        )
     try:
         output = json.loads(entries["mnq.output"])
         classes = json.loads(entries["mnq.classes"])

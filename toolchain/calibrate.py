@@ -144,7 +144,8 @@ def scales(
 def _centres(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     assert histogram.counts is not None and histogram.exponent is not None
     width = 2.0**histogram.exponent / BINS
-    return (np.arange(BINS) + 0.5) * width, histogram.counts.numpy().astype(np.float64)
+    centres = np.arange(BINS, dtype=np.float64) + 0.5
+    return centres * width, histogram.counts.numpy().astype(np.float64)
 
 
 def _least_square_range(histogram: Histogram, bits: int, form: str) -> float:

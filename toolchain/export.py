@@ -98,7 +98,7 @@ def export(
         "method": settings.method,
         "form": settings.form,
         "weights": loaded.weights_digest,
-        "calibration": statistics.provenance,
+        "calibration": dict(sorted(statistics.provenance.items())),
     }
     entries = {
         "mnq.format": FORMAT,
@@ -143,7 +143,7 @@ def rebuild(model: ModelFile, loaded: LoadedModel) -> Program:
         raise InputError("verify: expected equalization exponents, found none; export again")
     graph = equalize(graph_of(loaded), exponents)
     kinds = assign_edges(graph).kinds
-    table = stored.get("scales")
+    table: Any = stored.get("scales")
     wanted = {group for group, kind in kinds.items() if kind != "logits"}
     good = isinstance(table, dict) and set(table) == wanted
     if not good or not all(isinstance(s, float) and 1e-37 < s < 3e38 for s in table.values()):

@@ -39,7 +39,8 @@ class ImageInput:
         """int8 codes of images (B, C, H, W): p - 128, or rne(x / S) as ONNX defines it."""
         if self.kind == "uint8":
             return (images.to(torch.int16) - OFFSET).to(torch.int8)
-        codes = torch.round(images.to(torch.float32) / np.float32(self.scale))
+        scale = torch.tensor(self.scale, dtype=torch.float32)
+        codes = torch.round(images.to(torch.float32) / scale)
         return codes.clamp(-128, 127).to(torch.int8)
 
     def fold(

@@ -31,6 +31,8 @@ from mnq.toolchain.map import Choice, Map
 from mnq.toolchain.quantizers import quantize, weight_scale
 from mnq.toolchain.views import VIEWS
 
+# Finer scores would change no weight by more than 1 part in 500, and leave the softmaxes' range.
+_FINEST_SCORES = 2.0**-8
 _LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
 
 
@@ -257,7 +259,7 @@ class _Builder:
             SOFTMAX[choice.method],
             choice.attention,
             product * node.settings["factor"],
-            np.float32(self._scale(node.scores)),
+            np.float32(max(self._scale(node.scores), _FINEST_SCORES)),
             v,
             self._scale(node.name),
             self._bits(node.name),

@@ -41,9 +41,7 @@ def mnq(verb: str, *arguments: object) -> Result:
     return CliRunner().invoke(command, words, prog_name=f"mnq-{verb}", catch_exceptions=False)
 
 
-def start(
-    verb: str, *arguments: object, before: str = "", **env: str
-) -> subprocess.Popen[str]:
+def start(verb: str, *arguments: object, before: str = "", **env: str) -> subprocess.Popen[str]:
     """Start a command as a process of its own; `before` is Python to run first."""
     code = f"import sys; sys.argv[0] = 'mnq-{verb}'\n{before}\n"
     code += f"from mnq.cli.{verb} import main; main()"

@@ -2,8 +2,8 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 from cli_runs import mnq
+from click.testing import CliRunner
 
 from mnq.cli.main import VERBS, main
 

@@ -126,10 +126,14 @@ def test_values_outside_saturate_at_every_width(bits: int) -> None:
     assert found.tolist() == [lo, lo, lo, lo, hi, hi, hi, hi]
 
 
-@given(st.floats(-1000, 1000, width=32), st.floats(2.0**-20, 8.0, width=32))
-def test_quantizer_multiplies_by_the_float32_reciprocal(value: float, scale: float) -> None:
-    """f32(f32(1/S) * x), computed here by rounding exact float64 products (spec 1.1)."""
-    inverse = float(np.float32(1.0 / float(scale)))
-    product = float(np.float32(float(value) * inverse))
-    expected = min(max(round(product), -128), 127)  # Python rounds half to even
-    assert quantize(np.float32(value), np.float32(scale), 8) == expected
+def test_quantizer_multiplies_by_the_float32_reciprocal() -> None:
+    """f32(f32(1/S) * x), computed here from exact float64 products (spec 1.1)."""
+    scale = (np.arange(128, 256) * 2.0**-13).astype(np.float32)[:, None]
+    x = (np.arange(-300, 300) / 2).astype(np.float32) * scale
+    x = np.concatenate([np.nextafter(x, np.float32(-9)), x, np.nextafter(x, np.float32(9))], 1)
+    inverse = (1.0 / scale.astype(np.float64)).astype(np.float32)
+    product = (x.astype(np.float64) * inverse).astype(np.float32)
+    expected = np.clip(np.rint(product), -128, 127)
+    assert np.array_equal(quantize(x, scale, 8), expected)
+    divided = np.clip(np.rint(x / scale), -128, 127)
+    assert (divided != expected).any()  # as ONNX QuantizeLinear would have it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.image import image_input
 from mnq.toolchain.program import Program, Step, build
+
+Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 
 METHODS = ("ivit", "ibert", "fqvit", "lut")
 FORMS = ("deferred", "normalized")
@@ -97,9 +101,7 @@ def step(program: Program, name: str) -> Step:
     return next(s for s in program.steps if s.output == name)
 
 
-def run_all(
-    proto: ModelProto, names: list[str], images: NDArray[np.generic], level: str
-) -> dict[str, NDArray[np.generic]]:
-    """Every named tensor of an ONNX model on onnxruntime's CPU provider."""
+def every_tensor(proto: ModelProto, names: list[str], level: str) -> Run:
+    """A function from images to every named tensor, on onnxruntime's CPU provider."""
     session = open_session(with_all_outputs(proto, names), level=level, threads=1)
-    return dict(zip(names, session.run(None, {"image": images}), strict=True))
+    return lambda images: dict(zip(names, session.run(None, {"image": images}), strict=True))

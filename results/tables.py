@@ -1,0 +1,127 @@
+"""Writes the tables of README.md and docs/results.md from the files in this folder.
+
+python results/tables.py            rewrite the documents
+python results/tables.py --check    exit 1 if a document is not up to date
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
+RULE = "|---|---|---|---|---|---|---|"
+
+
+def _row(name: str, bits: str, row: dict[str, Any]) -> str:
+    def show(key: str) -> str:
+        return "-" if row[key] is None else f"{row[key]:.1f}"
+
+    pairs = "-" if row["gained"] is None else f"{row['gained']} / {row['lost']}"
+    cells = [
+        name,
+        bits,
+        show("top1"),
+        show("top5"),
+        show("agreement"),
+        show("logit_sqnr_db"),
+        pairs,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _source(data: dict[str, Any]) -> str:
+    rows = data["rows"].values()
+    versions = sorted({", ".join(f"{k} {v}" for k, v in row["versions"].items()) for row in rows})
+    images = data["calibration"]["images"]
+    return (
+        f"{data['model']}, {data['float']['images']} images of {data['images']}, calibrated on "
+        f"{images} of {data['calibration']['source']}; {'; '.join(versions)}; "
+        f"{data['machine']['processor']}."
+    )
+
+
+def accuracy(data: dict[str, Any]) -> str:
+    """The uniform maps at every width, below the float model."""
+    lines = [HEAD, RULE, _row("float", "32", data["float"])]
+    for name, row in data["rows"].items():
+        if "," not in name:
+            method, bits = name.split()
+            lines.append(_row(f"uniform:{method}", bits, row))
+    return "\n".join([*lines, "", _source(data)])
+
+
+def swaps(data: dict[str, Any]) -> str:
+    """One method at one kind of site in a uniform:lut model: what each method costs."""
+    lines = [HEAD, RULE, _row("uniform:lut", "8", data["rows"]["lut 8"])]
+    for name, row in data["rows"].items():
+        if "," in name:
+            base, swap = name.split(", ")
+            lines.append(_row(swap, base.split()[1], row))
+    return "\n".join([*lines, "", _source(data)])
+
+
+def verified(data: dict[str, Any]) -> str:
+    """What was compared, integer by integer."""
+    lines = ["| map | images | tensors | differing integers | file MB |", "|---|---|---|---|---|"]
+    for name, row in data["rows"].items():
+        v, size = row["verified"], row["file_bytes"] / 1e6
+        lines.append(
+            f"| {name} | {v['images']} | {v['tensors']} | {v['differing_integers']} | {size:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def calibration(data: dict[str, Any]) -> str:
+    """Calibration choices at 8 and 6 bits side by side."""
+    lines = [
+        "| LayerNorms | ranges | scale | 8 bits: agrees %, SQNR dB | 6 bits: agrees %, SQNR dB |",
+        "|---|---|---|---|---|",
+    ]
+    rows = data["rows"]
+    for eight, six in zip(rows[::2], rows[1::2], strict=True):
+        figures = [f"{r['agreement']:.1f}, {r['logit_sqnr_db']:.1f}" for r in (eight, six)]
+        kind = "equalized" if eight["equalized"] else "as they are"
+        scale = "a / (2^(b-1) - 1)" if eight["form"] == "ivit" else "2a / (2^b - 1)"
+        lines.append(f"| {kind} | {eight['method']} | {scale} | {figures[0]} | {figures[1]} |")
+    return "\n".join(lines)
+
+
+def render(text: str) -> str:
+    """`text` with the content of every table marker written anew."""
+    measured = json.loads((RESULTS / "deit_t_accuracy.json").read_text())
+    choices = json.loads((RESULTS / "deit_t_calibration.json").read_text())
+    tables = {
+        "accuracy": lambda: accuracy(measured),
+        "swaps": lambda: swaps(measured),
+        "verified": lambda: verified(measured),
+        "calibration": lambda: calibration(choices),
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return f"<!-- table:{name} -->\n{tables[name]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table:(\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrite or check README.md and docs/results.md."""
+    stale = []
+    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        text = path.read_text()
+        if render(text) != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(render(text))
+    if stale and "--check" in sys.argv:
+        sys.exit(f"{', '.join(stale)}: not up to date; run python results/tables.py")
+
+
+if __name__ == "__main__":
+    main()
