@@ -92,15 +92,32 @@ def calibration(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sizes(data: dict[str, Any]) -> str:
+    """Every size: export time and memory, and what was compared."""
+    lines = [
+        "| model | weights | calibration images | export s | peak GB | file MB | images compared "
+        "| tensors | differing integers | float tensors |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in data["rows"].items():
+        cells = [name, r["weights"], r["calibration_images"], r["export_seconds"]]
+        cells += [r["export_gigabytes"], f"{r['file_bytes'] / 1e6:.1f}", r["images"], r["tensors"]]
+        cells += [r["differing_integers"], r["float_tensors"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def render(text: str) -> str:
     """`text` with the content of every table marker written anew."""
     measured = json.loads((RESULTS / "deit_t_accuracy.json").read_text())
     choices = json.loads((RESULTS / "deit_t_calibration.json").read_text())
+    exported = json.loads((RESULTS / "sizes.json").read_text())
     tables = {
         "accuracy": lambda: accuracy(measured),
         "swaps": lambda: swaps(measured),
         "verified": lambda: verified(measured),
         "calibration": lambda: calibration(choices),
+        "sizes": lambda: sizes(exported),
     }
 
     def fill(match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 
@@ -54,12 +55,13 @@ def start(verb: str, *arguments: object, before: str = "", **env: str) -> subpro
     )
 
 
-def refused(verb: str, *arguments: object, status: int = 2) -> str:
+def refused(*words: object, status: int = 2) -> str:
     """Run a command that must refuse; return its error, which must be one helpful line.
 
     It says what was expected and what was found, and after a semicolon what to do.
     """
-    result = mnq(verb, *arguments, "--quiet")
+    verb, *arguments = words
+    result = mnq(str(verb), *arguments, "--quiet")
     assert result.exit_code == status, result.output
     assert result.stdout == ""
     lines = result.stderr.splitlines()
@@ -70,8 +72,8 @@ def refused(verb: str, *arguments: object, status: int = 2) -> str:
     return lines[0]
 
 
-def payload(result: Result) -> dict[str, object]:
+def payload(result: Result) -> dict[str, Any]:
     """The JSON object that a command with --json printed."""
     assert result.exit_code == 0, result.output
-    decoded: dict[str, object] = json.loads(result.stdout)
+    decoded: dict[str, Any] = json.loads(result.stdout)
     return decoded

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -6,8 +7,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from mnq.cli import common
-from mnq.cli.common import Command, Screen, counted, need_train, new_folder, output_options
+from mnq.cli.common import (
+    Command,
+    Screen,
+    counted,
+    map_text,
+    need_train,
+    new_folder,
+    output_options,
+)
 from mnq.ops.errors import CheckFailed, EnvironmentLack, InputError
 
 
@@ -88,7 +96,7 @@ def test_json_is_alone_on_stdout() -> None:
 
 def test_need_train_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     need_train()
-    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentLack, match=r"found none; pip install 'mnq\[train\]'"):
         need_train()
 
@@ -135,6 +143,19 @@ def test_new_folder_refuses_a_place_in_use(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"expected .*, found .*; "), new_folder(path):
             pass
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "used", tmp_path / "used" / "file"]
+
+
+def test_map_text_has_a_line_for_each_site() -> None:
+    data = {
+        "format": "f",
+        "sites": {"a.b": {"method": "x"}, 'c"{': {"method": "}"}},
+        "provenance": {},
+    }
+    text = map_text(data)
+    assert json.loads(text) == data
+    assert text.splitlines()[3] == '    "a.b": {"method": "x"},'
+    assert len(text.splitlines()) == 8
+    assert json.loads(map_text({"sites": {}})) == {"sites": {}}
 
 
 def test_a_reader_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,10 +32,9 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_every_map_gives_the_integers_of_pytorch_and_keeps_the_accuracy(tmp_path: Path) -> None:
     output = tmp_path / "kept"
     found = payload(mnq("demo", "--output", output, "--json"))
-    rows = {row["name"]: row for row in found["maps"]}  # type: ignore[attr-defined]
+    rows = {row["name"]: row for row in found["maps"]}
     assert list(rows) == ["ivit", "ibert", "fqvit", "lut", "mixed"]
     reference = found["float"]
-    assert isinstance(reference, dict)
     assert reference["top1"] > 98  # the bundled weights: 98.6 %
     for row in rows.values():
         assert (row["images"], row["tensors"], row["differing_integers"]) == (355, 72, 0)

@@ -36,7 +36,7 @@ def test_float_and_integer_model_side_by_side(exported: Digits) -> None:
         mnq("eval", exported.onnx, "--float", "--images", exported.test, "--batch", 64, "--json")
     )
     assert (found["images"], found["skipped_images"]) == (str(exported.test), 0)
-    reference, integers = found["models"]  # type: ignore[misc]
+    reference, integers = found["models"]
     assert (reference["name"], reference["images"]) == ("digits (float)", 355)
     assert reference["agreement"] is None
     assert integers["name"] == str(exported.onnx)
@@ -67,7 +67,7 @@ def test_any_float_onnx_can_be_judged(exported: Digits, tmp_path: Path) -> None:
     batch_of_7 = classifier(tmp_path / "fixed.onnx", [7, 1, 8, 8], 10)
     options = ("--images", exported.test, "--limit", 30, "--json")
     for arguments in ([path, batch_of_7, "--model", "digits"], [path, batch_of_7, exported.onnx]):
-        free, fixed, *_ = payload(mnq("eval", *arguments, *options))["models"]  # type: ignore[misc]
+        free, fixed, *_ = payload(mnq("eval", *arguments, *options))["models"]
         assert free["images"] == 30
         assert free["top1"] < 50
         assert {**fixed, "name": free["name"]} == free
@@ -77,7 +77,7 @@ def test_images_without_labels_have_agreement_only(exported: Digits, tmp_path: P
     for path in sorted(exported.test.glob("3/*.png"))[:9]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     options = ("--float", "--images", tmp_path, "--json")
-    _, integers = payload(mnq("eval", exported.onnx, *options))["models"]  # type: ignore[misc]
+    _, integers = payload(mnq("eval", exported.onnx, *options))["models"]
     assert (integers["images"], integers["top1"], integers["lost"]) == (9, None, None)
     assert integers["agreement"] > 80
 
@@ -90,7 +90,7 @@ def test_a_corrupt_image_is_named_skipped_and_counted(exported: Digits, tmp_path
         (folder / f"{number}.png").write_bytes(data[:50] if number == 1 else data)
     result = mnq("eval", exported.onnx, "--images", tmp_path, "--json")
     found = payload(result)
-    assert (found["skipped_images"], found["models"][0]["images"]) == (1, 3)  # type: ignore[index]
+    assert (found["skipped_images"], found["models"][0]["images"]) == (1, 3)
     assert result.stderr.startswith("warning: skipped image 3/1.png: ")
     assert len(result.stderr.splitlines()) == 1
 

@@ -1,5 +1,6 @@
 """Bad input to mnq-export: one line that helps, the right status, and nothing written."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 from cli_runs import Digits, refused
 
-from mnq.cli import common
 from mnq.models.digits.model import WEIGHTS
 
 pytestmark = pytest.mark.onnxruntime
@@ -232,6 +232,6 @@ def test_no_network_for_pretrained_weights(
 def test_extra_that_is_not_installed(
     base: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = refused(*base, status=3)
     assert line.endswith("expected the module torch, found none; pip install 'mnq[train]'")

@@ -34,14 +34,14 @@ def test_pytorch_is_compared_integer_by_integer(exported: Digits) -> None:
     )
     assert found["passed"] is True
     assert (found["model"], found["float_tensors"], found["skipped_images"]) == ("digits", [], 0)
-    (run,) = found["runs"]  # type: ignore[misc]
+    (run,) = found["runs"]
     assert (run["images"], run["tensors"], run["differing_integers"]) == (20, 72, 0)
 
 
 def test_levels_can_be_chosen(exported: Digits) -> None:
     levels = ("--level", "basic", "--level", "disabled")
     found = payload(mnq("verify", exported.onnx, *levels, "--threads", 1, "--json"))
-    assert [run["name"] for run in found["runs"]] == [  # type: ignore[attr-defined]
+    assert [run["name"] for run in found["runs"]] == [
         "certificate, cpu, level basic",
         "certificate, cpu, level disabled",
     ]
@@ -53,7 +53,7 @@ def test_a_corrupt_image_is_named_skipped_and_counted(exported: Digits, tmp_path
         (tmp_path / f"{number}.png").write_bytes(data[:50] if number == 1 else data)
     result = mnq("verify", exported.onnx, "--images", tmp_path, "--json")
     found = payload(result)
-    assert (found["skipped_images"], found["runs"][0]["images"]) == (1, 3)  # type: ignore[index]
+    assert (found["skipped_images"], found["runs"][0]["images"]) == (1, 3)
     assert result.stderr.startswith("warning: skipped image 1.png: ")
     assert len(result.stderr.splitlines()) == 1
 
@@ -131,7 +131,7 @@ def test_a_float_tensor_is_found_and_named(tampered: Tampered) -> None:
 
 
 def foreign(path: Path) -> Path:
-    shape = ["batch", 3]
+    shape: list[int | str | None] = ["batch", 3]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
     onnx.save(helper.make_model(graph), path)

@@ -59,6 +59,12 @@ def layer_norm_without_weights() -> nn.Module:
     return case(lambda m, t: functional.layer_norm(t, (32,), bias=torch.linspace(-1, 1, 32)))
 
 
+def oblong_patches() -> nn.Module:
+    model = Tokens()
+    model.embed = nn.Conv2d(3, 32, (8, 4), (8, 4), bias=False)
+    return models.randomize(model)
+
+
 def rearranged() -> nn.Module:
     """chunk, split, slices, squeeze and a repeated token."""
 
@@ -89,6 +95,7 @@ TAKEN = [
     fused_with_scale,
     fused_with_position_bias,
     layer_norm_without_weights,
+    oblong_patches,
     rearranged,
     numbers,
     gelu_by_tanh,

@@ -85,6 +85,12 @@ def computed_bias(m: Any, t: torch.Tensor) -> torch.Tensor:
     return m.join(t, (q @ k.transpose(-1, -2) + k @ q.transpose(-1, -2)).softmax(-1) @ v)
 
 
+def scores_read_twice(m: Any, t: torch.Tensor) -> torch.Tensor:
+    q, k, v = m.heads(t)
+    scores = q @ k.transpose(-1, -2)
+    return m.join(t, scores.softmax(-1) @ v + scores @ v)
+
+
 def boolean_mask(m: Any, t: torch.Tensor) -> torch.Tensor:
     return m.join(t, attend(*m.heads(t), attn_mask=torch.ones(16, 16).tril().bool()))
 
@@ -116,6 +122,7 @@ REFUSED: list[tuple[Any, tuple[str, ...]]] = [
     (causal, ("a causal mask", "'(top)'")),
     (computed_mask, ("a computed mask", "'(top)'")),
     (computed_bias, ("another softmax", "'(top)'")),
+    (scores_read_twice, ("another softmax", "'(top)'")),
     (boolean_mask, ("torch.bool", "'(top)'")),
     (grouped_queries, ("grouped queries", "'(top)'")),
     (windows, ("expanded to (4*", "'(top)'")),

@@ -97,11 +97,14 @@ def test_concatenation_of_equally_scaled_tensors_is_one_group() -> None:
 
 
 def test_group_that_joins_another_takes_its_width_along() -> None:
-    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
-        return torch.cat([m.proj(m.norm(t)), t + t], 1)[:, 3:]
+    class Joined(models.Tokens):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            t = self.tokens(x)
+            return torch.cat([self.proj(self.norm(t)), t + t], 1)
 
-    edges = edges_of(middle)
-    assert edges.edges["add"].group == "proj" and edges.kinds["proj"] == "residual"
+    edges = assign_edges(models.prepared(Joined))
+    assert edges.edges["add"] == edges.edges["concat"] == Edge("proj", 1.0)
+    assert edges.kinds["proj"] == "residual" and "add" not in edges.kinds
 
 
 @pytest.mark.parametrize("option", ["qk_norm", "scale_attn_norm", "scale_mlp_norm"])

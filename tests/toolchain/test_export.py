@@ -21,6 +21,7 @@ from mnq.runtime import modelfile, verify
 from mnq.runtime.modelfile import ModelFile
 from mnq.toolchain import export as exports
 from mnq.toolchain import map as maps
+from mnq.toolchain.calibrate import scales
 from mnq.toolchain.export import Settings, export, rebuild, reference
 from mnq.toolchain.map import Map
 from mnq.toolchain.program import Program
@@ -91,7 +92,9 @@ def test_metadata_names_module_site_and_scale_of_every_tensor(
     assert exported.output_scale == program.output_scale
 
 
-def test_metadata_keeps_a_mixed_map_and_settings(mixed: ModelFile) -> None:
+def test_metadata_keeps_a_mixed_map_and_settings(mixed: ModelFile, quantized: Quantized) -> None:
+    found = scales(quantized.statistics, quantized.edges, 6, "percentile", "paper")
+    assert mixed.quantization["scales"] == {group: float(s) for group, s in found.items()}
     assert mixed.map == MIXED.to_json()
     assert mixed.input_kind == "float"
     assert (mixed.quantization["method"], mixed.quantization["form"]) == ("percentile", "paper")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr, step
+from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr, sqnr, step
 
 from mnq.ops.qlinear.op import accumulate
 from mnq.ops.requantize.op import code_range
+from mnq.toolchain import map as maps
 from mnq.toolchain.map import Map
 from mnq.toolchain.program import build
 from mnq.toolchain.views import VIEWS
@@ -97,6 +98,31 @@ def test_every_tensor_is_an_integer_within_its_code_range(
     assert results[program.output].dtype == torch.int32
 
 
+def test_norm_that_feeds_the_residual_stream_has_16_bits(normalized: torch.Tensor) -> None:
+    """As in models with a norm before the first block."""
+    found = Quantized(models.tiny(depth=1, pre_norm=True), normalized)
+    program = found.program("ibert")
+    codes = program.run(models.pixels(16))["norm_pre"]
+    assert codes.dtype == torch.int16 and int(codes.abs().max()) > 2**14
+    expected = found.values["norm_pre"]
+    assert sqnr(expected, codes.double() * step(program, "norm_pre").scale) > 35  # 42; 8 bits: 30
+
+
+def test_scores_have_a_finest_scale(quantized: Quantized) -> None:
+    """Flat attention: what differs by less than 2^-8 needs no finer codes."""
+    built = []
+    for scale in (2.0**-8, 2.0**-12, 2.0**-23):
+        found = quantized.scales() | {"blocks.0.attn.context.scores": np.float32(scale)}
+        mapping = Map("tiny")
+        choices = mapping.resolve(quantized.graph.sites())
+        image = quantized.program("lut").image
+        program = build(quantized.graph, quantized.edges, found, mapping, choices, image)
+        built.append(step(program, "blocks.0.attn.context").constants)
+    for constants in built[1:]:
+        for name, value in built[0].items():
+            np.testing.assert_array_equal(constants[name], value, strict=True, err_msg=name)
+
+
 def test_steps_say_where_they_come_from(quantized: Quantized) -> None:
     program, graph = quantized.program("ibert"), quantized.graph
     for s in program.steps:
@@ -130,15 +156,24 @@ def test_building_leaves_the_scales_alone(quantized: Quantized) -> None:
     assert found == before
 
 
+@pytest.mark.parametrize("form", ["ivit", "paper"])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_accumulators_of_linear_layers_fit_int32(quantized: Quantized, bits: int) -> None:
+def test_accumulators_of_linear_layers_fit_int32(
+    quantized: Quantized, bits: int, form: str
+) -> None:
     """For any input codes, not only for those of some images."""
-    program = quantized.program("lut", bits=bits)
+    mapping = maps.uniform("tiny", "lut", bits)
+    choices = mapping.resolve(quantized.graph.sites())
+    image = quantized.program("lut").image
+    program = build(
+        quantized.graph, quantized.edges, quantized.scales(bits), mapping, choices, image, form
+    )
     layers = [s for s in program.steps if s.operator.startswith("QLinear")]
     assert len(layers) == 2 * 4 + 2
     for s in layers:
         weight, bias = (np.asarray(s.constants[k], np.int64) for k in ("w", "bias"))
-        assert np.abs(weight).max() <= 2 ** (bits - 1)
+        lo, hi = code_range(bits)
+        assert lo <= weight.min() and weight.max() <= hi
         worst = 128 * np.abs(weight).sum(axis=0) + np.abs(bias)
         assert worst.max() < 2**31, s.output
 
