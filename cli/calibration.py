@@ -36,7 +36,9 @@ def calibrate(
     from mnq.toolchain.calibrate import collect
 
     chosen = min(images, len(source))
-    with screen.progress("calibrating", chosen * (2 if equalize else 1)) as advance:
+    passes = 2 if equalize else 1
+    text = "calibrating" if passes == 1 else "calibrating, two passes"
+    with screen.progress(text, chosen * passes) as advance:
 
         def normalized() -> Iterator[torch.Tensor]:
             pixels = batches(source, loaded.preprocess, batch, limit=chosen)

@@ -41,7 +41,7 @@ NEXT = """
 Every map gave the integers of PyTorch: with the optimizer off and on, on the certificate's images,
 and integer by integer on {compared} test digits.
 
-Next, with a model of your own (any ViT, DeiT or Swin of timm; PHOTOS holds class/name.jpg):
+Next, with a model of your own (any ViT or DeiT of timm; PHOTOS holds class/name.jpg):
 
   mnq-export --model deit_t --calib PHOTOS --save-calib calib.safetensors --output lut.onnx
   mnq-export --model deit_t --calib calib.safetensors --assign uniform:ibert --output ibert.onnx

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_harness import Quantized
+from toolchain_harness import Quantized, exact
 
 from mnq.toolchain.calibrate import BINS, METHODS, Histogram, Statistics, collect, scales
 from mnq.toolchain.edges import Edge, Edges
@@ -29,6 +29,7 @@ def of(batches: list[list[float]]) -> Histogram:
     return histogram
 
 
+@exact
 @given(st.lists(st.lists(VALUES, max_size=20), min_size=1, max_size=8))
 def test_counts_do_not_depend_on_how_the_data_is_split(batches: list[list[float]]) -> None:
     streamed, direct = of(batches), of([[value for batch in batches for value in batch]])
@@ -40,6 +41,7 @@ def test_counts_do_not_depend_on_how_the_data_is_split(batches: list[list[float]
     assert int(streamed.counts.sum()) == sum(map(len, batches))
 
 
+@exact
 @given(st.lists(VALUES, min_size=1, max_size=50))
 def test_counts_are_those_of_numpy(values: list[float]) -> None:
     histogram = of([[value] for value in values])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_harness import METHODS, Quantized, sqnr, step
+from toolchain_harness import METHODS, Quantized, exact, sqnr, step
 from toolchain_models import case
 
 from mnq.toolchain import program as programs
@@ -42,6 +42,7 @@ def one_layer(weight: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> Progr
 MAGNITUDES = st.floats(-30, 30).map(lambda e: 2.0**e)
 
 
+@exact
 @given(st.lists(MAGNITUDES, min_size=1, max_size=4), MAGNITUDES, st.integers(1, 300), st.booleans())
 def test_large_bias_over_small_weights_never_overflows(
     biases: list[float], size: float, inputs: int, negative: bool

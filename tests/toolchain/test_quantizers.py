@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toolchain_harness import exact
 
 from mnq.toolchain.quantizers import (
     RANGES,
@@ -30,6 +31,7 @@ def significant_bits(x: np.float32) -> int:
     return 24 - ((mantissa & -mantissa).bit_length() - 1)
 
 
+@exact
 @given(POSITIVE)
 def test_bf16_is_the_smallest_with_8_significant_bits_that_is_not_below(scale: float) -> None:
     up = round_up_to_bf16(scale)
@@ -39,6 +41,7 @@ def test_bf16_is_the_smallest_with_8_significant_bits_that_is_not_below(scale: f
     assert float(below) < scale
 
 
+@exact
 @given(SCALES)
 def test_bf16_numbers_are_rounded_to_themselves(scale: np.float32) -> None:
     assert round_up_to_bf16(scale) == scale
@@ -54,6 +57,7 @@ def test_rounding_up_crosses_a_power_of_two() -> None:
     assert round_up_to_bf16([0.75, 2.0 - 2.0**-20]).tolist() == [0.75, 2.0]
 
 
+@exact
 @given(SCALES)
 def test_code_to_float32_to_code_is_exact_for_every_16_bit_code(scale: np.float32) -> None:
     codes = np.arange(-(2**15), 2**15, dtype=np.int32)
@@ -68,6 +72,7 @@ def test_steps_are_those_of_the_two_forms(bits: int, plain: int) -> None:
     assert steps(bits, "paper") == plain + 0.5  # Eq. 1: S = 2a / (2^b - 1)
 
 
+@exact
 @given(st.floats(2.0**-20, 2.0**20), st.sampled_from([4, 6, 8, 16]), st.sampled_from(RANGES))
 def test_activation_scale_is_the_range_over_the_steps_rounded_up(
     largest: float, bits: int, form: str
@@ -77,6 +82,7 @@ def test_activation_scale_is_the_range_over_the_steps_rounded_up(
     assert exact <= scale <= exact * (1 + 2.0**-7)
 
 
+@exact
 @given(st.floats(2.0**-10, 2.0**20), st.sampled_from([4, 6, 8, 16]))
 def test_calibrated_maximum_is_representable(largest: float, bits: int) -> None:
     scale = activation_scale(largest, bits)
