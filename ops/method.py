@@ -68,6 +68,16 @@ class LayerNormMethod:
     reference: Callable[..., torch.Tensor]
 
 
+def offset_probability(code: Integers) -> Integers:
+    """The unsigned 16-bit probability of an int64 output code that was stored minus 2^15."""
+    return code + 2**15
+
+
+def offset_probability_scale(bits: int) -> float:
+    """Value of one unit of an unsigned probability of `bits` bits."""
+    return 2.0**-bits
+
+
 def softmax_reference(x: torch.Tensor) -> torch.Tensor:
     """Float softmax over the last axis."""
     return torch.nn.functional.softmax(x, dim=-1)

@@ -19,7 +19,12 @@ from mnq.ops.integer import (
     shift_right,
     total,
 )
-from mnq.ops.method import SoftmaxMethod, softmax_reference
+from mnq.ops.method import (
+    SoftmaxMethod,
+    offset_probability,
+    offset_probability_scale,
+    softmax_reference,
+)
 from mnq.ops.operator import Operator
 from mnq.ops.requantize.op import Constants, dyadic, rescale
 
@@ -110,23 +115,13 @@ def weight_constants(scale: ArrayLike) -> Constants:
     return {**values, "m_w": m, "e_w": e}
 
 
-def probability(code: Integers) -> Integers:
-    """The unsigned probability of an int64 output code of 16 bits."""
-    return code + 2**15
-
-
-def probability_scale(bits: int) -> float:
-    """Value of one unit of `probability`."""
-    return 2.0**-bits
-
-
 ibert_softmax = Operator("IBertSoftmax", compute)
 method = SoftmaxMethod(
     prefix="IBert",
     operator=ibert_softmax,
     constants=constants,
-    probability=probability,
-    probability_scale=probability_scale,
+    probability=offset_probability,
+    probability_scale=offset_probability_scale,
     weigh=weigh,
     weight_constants=weight_constants,
     reference=softmax_reference,
