@@ -99,7 +99,7 @@ def sizes(data: dict[str, Any]) -> str:
         "| tensors | differing integers | float tensors |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, r in data["rows"].items():
+    for name, r in sorted(data["rows"].items(), key=lambda row: row[1]["file_bytes"]):
         cells = [name, r["weights"], r["calibration_images"], r["export_seconds"]]
         cells += [r["export_gigabytes"], f"{r['file_bytes'] / 1e6:.1f}", r["images"], r["tensors"]]
         cells += [r["differing_integers"], r["float_tensors"]]
