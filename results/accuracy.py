@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -102,7 +101,6 @@ def main(data: Path, engine: str, wanted: tuple[str, ...]) -> None:
     for name, mapping in rows().items():
         if wanted and name not in wanted:
             continue
-        begin = time.perf_counter()
         model = parse(export(loaded, graph, statistics, mapping, Settings()), name)
         exact = _reference(loaded, graph, statistics, mapping)
         compared = (batch[0] for batch in images[: -(-VERIFIED_IMAGES // BATCH)])
@@ -120,7 +118,6 @@ def main(data: Path, engine: str, wanted: tuple[str, ...]) -> None:
                 "tensors": verified.tensors,
                 "differing_integers": verified.differing_integers,
             },
-            "seconds": round(time.perf_counter() - begin, 1),
         }
         write_atomically(OUTPUT, (json.dumps(result, indent=1) + "\n").encode())
         screen.note(f"{name}: {figures}")

@@ -68,11 +68,15 @@ def swaps(data: dict[str, Any]) -> str:
 
 def verified(data: dict[str, Any]) -> str:
     """What was compared, integer by integer."""
-    lines = ["| map | images | tensors | differing integers | file MB |", "|---|---|---|---|---|"]
+    lines = [
+        "| map | images | tensors | differing integers | file MB | accuracy run by |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in data["rows"].items():
         v, size = row["verified"], row["file_bytes"] / 1e6
         lines.append(
-            f"| {name} | {v['images']} | {v['tensors']} | {v['differing_integers']} | {size:.1f} |"
+            f"| {name} | {v['images']} | {v['tensors']} | {v['differing_integers']} | {size:.1f} "
+            f"| {row['engine']} |"
         )
     return "\n".join(lines)
 
