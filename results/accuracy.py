@@ -8,6 +8,7 @@ imagenet_eval_500.zip (judgement only). Writes results/deit_t_accuracy.json afte
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import sys
@@ -18,22 +19,18 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mnq.cli.calibration import calibrate
 from mnq.cli.common import Screen
+from mnq.cli.judge import Predict, float_predict, onnx_predict
 from mnq.models.images import ImageSet, batches, label_index
 from mnq.models.zoo import load
 from mnq.ops.files import write_atomically
 from mnq.runtime import verify
 from mnq.runtime.accuracy import accuracy
-from mnq.runtime.modelfile import ModelFile, parse
-from mnq.runtime.session import open_session
-from mnq.toolchain.calibrate import scales
-from mnq.toolchain.edges import assign_edges
-from mnq.toolchain.equalize import equalize
-from mnq.toolchain.export import Settings, export, graph_of, quantize, reference
+from mnq.runtime.modelfile import parse
+from mnq.toolchain.export import Settings, export, graph_of, rebuild, reference
 from mnq.toolchain.map import Map, uniform
 
 OUTPUT = Path(__file__).parent / "deit_t_accuracy.json"
@@ -92,20 +89,19 @@ def main(data: Path, engine: str, wanted: tuple[str, ...]) -> None:
                 advance(len(pixels))
         return np.concatenate(logits)
 
-    def float_model(pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        with torch.no_grad():
-            return loaded.model(torch.from_numpy(loaded.preprocess.normalize(pixels))).numpy()
-
-    floats = infer(float_model, "float")
+    floats = infer(float_predict(loaded), "float")
     result["float"] = accuracy("float", floats, truth).to_json()
     for name, mapping in rows().items():
         if wanted and name not in wanted:
             continue
         model = parse(export(loaded, graph, statistics, mapping, Settings()), name)
-        exact = _reference(loaded, graph, statistics, mapping)
+        exact = reference(rebuild(model, loaded))
         compared = (batch[0] for batch in images[: -(-VERIFIED_IMAGES // BATCH)])
         verified = verify.compare(model, exact, compared)
-        predict = _predictor(model, engine, exact)
+        scale = model.output_scale
+        predict: Predict = onnx_predict(model.proto, name, loaded.preprocess, scale)
+        if engine == "torch":
+            predict = functools.partial(_torch_predict, exact, scale)
         figures = accuracy(name, infer(predict, name), truth, floats).to_json()
         result["rows"][name] = {
             **figures,
@@ -125,20 +121,10 @@ def main(data: Path, engine: str, wanted: tuple[str, ...]) -> None:
             sys.exit(f"{name}: {verified.first}")
 
 
-def _reference(loaded: Any, graph: Any, statistics: Any, mapping: Map) -> verify.Reference:
-    equal = equalize(graph, statistics.equalization)
-    found = scales(statistics, assign_edges(equal), mapping.activation_bits)
-    return reference(quantize(loaded, equal, found, mapping, Settings()))
-
-
-def _predictor(
-    model: ModelFile, engine: str, exact: verify.Reference
-) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
-    if engine == "torch":
-        return lambda pixels: list(exact(pixels).values())[-1] * model.output_scale
-    session = open_session(model.proto)
-    name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels})[0] * model.output_scale
+def _torch_predict(
+    exact: verify.Reference, scale: float, pixels: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    return list(exact(pixels).values())[-1].astype(np.float64) * scale
 
 
 def _processor() -> str:

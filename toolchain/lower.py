@@ -16,6 +16,7 @@ from mnq.toolchain.image import OFFSET
 from mnq.toolchain.program import Program, Step
 from mnq.toolchain.views import VIEWS
 
+PRODUCER = "mnq"
 INPUT = "image"
 OUTPUT = "logits"
 
@@ -43,9 +44,6 @@ def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
         entry.key, entry.value = key, metadata[key]
     onnx.checker.check_model(model)
     return model
-
-
-PRODUCER = "mnq"
 
 
 class _Writer:
