@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from mnq.cli.common import Screen, counted
+import click
+
+from mnq.cli.common import COUNT, Screen, counted
 from mnq.models.images import ImageSet, batches
 from mnq.ops.errors import InputError
 
@@ -15,6 +20,112 @@ if TYPE_CHECKING:
     from mnq.toolchain.graph import Graph
 
 MINIMUM = 8  # usable calibration images
+SAVED = ".safetensors"  # what --save-calib writes
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The options that say where ranges come from: --calib, --images, --calib-method,
+    --range-form and --equalize.
+    """
+
+    calib: Path | None
+    images: int
+    method: str
+    form: str
+    equalize: bool
+
+    def open(self) -> ImageSet | None:
+        """The images of --calib; None if it is a file of --save-calib. InputError if neither."""
+        assert self.calib is not None, "the command asks for one"
+        if self.calib.suffix != SAVED:
+            return ImageSet.open(self.calib, minimum=MINIMUM)
+        if not self.calib.is_file():
+            raise InputError(
+                f"calibration: expected a file that --save-calib made, found none at {self.calib}; "
+                "check the path, or give images"
+            )
+        return None
+
+    def statistics(
+        self, screen: Screen, source: ImageSet | None, loaded: LoadedModel, graph: Graph, batch: int
+    ) -> Statistics:
+        """Statistics from what `open` returned: from images, or those of the file."""
+        if source is not None:
+            return calibrate(screen, source, loaded, graph, self.images, batch, self.equalize)
+        assert self.calib is not None
+        return saved_statistics(self.calib, loaded, graph, self.equalize)
+
+
+def range_options(function: Function) -> Function:
+    """Add the options of `Ranges`; the function gets them as `ranges`."""
+
+    @wraps(function)
+    def wrapped(
+        *,
+        calib: Path | None,
+        images: int,
+        calib_method: str,
+        range_form: str,
+        equalize: bool,
+        **others: Any,
+    ) -> Any:
+        ranges = Ranges(calib, images, calib_method, range_form, equalize)
+        return function(ranges=ranges, **others)
+
+    result: Any = wrapped
+    for option in (
+        click.option(
+            "--equalize/--no-equalize",
+            default=True,
+            show_default=True,
+            help="Even out LayerNorm channels by powers of two; exact in float.",
+        ),
+        click.option(
+            "--range-form",
+            default="ivit",
+            show_default=True,
+            help="Scale of a range a: ivit a/(2^(b-1)-1), paper 2a/(2^b-1).",
+        ),
+        click.option(
+            "--calib-method",
+            default="mse",
+            show_default=True,
+            help="mse, minmax or percentile (99.99); the residual stream keeps its whole range.",
+        ),
+        click.option(
+            "--images",
+            type=click.IntRange(MINIMUM, COUNT.max),
+            default=128,
+            show_default=True,
+            help="Calibration images to use, evenly spread.",
+        ),
+        click.option(
+            "--calib", type=Path, help="Image folder or .zip, or a file made by --save-calib."
+        ),
+    ):
+        result = option(result)
+    return cast(Function, result)
+
+
+def saved_statistics(path: Path, loaded: LoadedModel, graph: Graph, equalize: bool) -> Statistics:
+    """Statistics of an earlier run. Raises InputError if they are not of these weights."""
+    from mnq.toolchain.calibrate import load_statistics
+
+    statistics = load_statistics(path, graph)
+    if statistics.provenance.get("weights") != loaded.weights_digest:
+        raise InputError(
+            f"calibration: expected statistics of these weights, found those of others in {path}; "
+            "calibrate again with --calib FOLDER"
+        )
+    if statistics.equalization and not equalize:
+        raise InputError(
+            f"calibration: expected statistics without equalization for --no-equalize, found "
+            f"equalized ones in {path}; calibrate again with --calib FOLDER"
+        )
+    return statistics
 
 
 def calibrate(

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from mnq.cli.assignment import Request, assign, measure
 from mnq.cli.calibration import calibrate
 from mnq.cli.common import Command, Screen, map_text, need_train, new_folder, output_options
 from mnq.cli.judge import Candidate, float_predict, judge, onnx_predict
+from mnq.cli.workbench import Workbench, take_sample, workbench
 from mnq.models.images import ImageSet, batches, label_index
 from mnq.ops.errors import CheckFailed
+from mnq.ops.files import write_atomically
 from mnq.runtime.accuracy import Accuracy
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ Examples:
 UNIFORM = ("ivit", "ibert", "fqvit", "lut")
 LEVELS = ("disabled", "all")  # of graph optimization, for the certificates
 CALIBRATION_IMAGES = 128
+SAMPLE = 32  # images that methods are measured on
 COMPARED_IMAGES = 32  # whose tensors are compared with PyTorch's, integer by integer
 BATCH = 32
 
@@ -47,9 +51,9 @@ Next, with a model of your own (any ViT or DeiT of timm; PHOTOS holds class/name
   mnq-export --model deit_t --calib calib.safetensors --assign uniform:ibert --output ibert.onnx
   mnq-eval lut.onnx ibert.onnx --images PHOTOS --float
 
-A map of your own, starting from a uniform one (docs/map.md has the format):
+Methods chosen layer by layer, and why (docs/assign.md):
 
-  mnq-export --model deit_t --assign uniform:lut --dry-run --quiet > map.json
+  mnq-assign --model deit_t --calib PHOTOS --output map.json --report report.html
   mnq-export --model deit_t --calib calib.safetensors --assign map.json --output mixed.onnx
   mnq-verify mixed.onnx"""
 
@@ -90,11 +94,11 @@ class Export:
 def main(output: Path | None, as_json: bool, quiet: bool) -> None:
     """Go the whole way on the bundled digits model: calibrate, export, verify, evaluate.
 
-    Five maps, one table: each published method everywhere, exact tables (lut), and a mixed map
-    made by hand. Needs no network and no data.
+    Five maps, one table: each published method everywhere, exact tables (lut), and all of them
+    mixed as mnq-assign chooses. Needs no network and no data.
     """
     screen = Screen(as_json, quiet)
-    need_train("sklearn")
+    need_train("matplotlib", "sklearn")
     from mnq.models.zoo import DIGITS, load
     from mnq.toolchain.export import graph_of
 
@@ -122,7 +126,7 @@ def main(output: Path | None, as_json: bool, quiet: bool) -> None:
         )
     screen.note(NEXT.format(compared=COMPARED_IMAGES))
     if output is not None:
-        screen.note(f"\nThe files are in {output}; try: mnq-verify {output / 'mixed.onnx'}")
+        screen.note(f"\nThe files are in {output}: open {output / 'report.html'} in a browser.")
 
 
 def _write_digits(screen: Screen, folder: Path) -> tuple[Path, Path]:
@@ -136,28 +140,34 @@ def _write_digits(screen: Screen, folder: Path) -> tuple[Path, Path]:
     return train, test
 
 
-def _maps(model: str) -> dict[str, Map]:
-    """The maps of the table by name."""
-    from mnq.models import digits
-    from mnq.toolchain import map as maps
+def _assigned(bench: Workbench, folder: Path) -> Map:
+    """All methods mixed by what the logits say, as mnq-assign does, and its report."""
+    from mnq.toolchain.report.page import render
 
-    chosen = {method: maps.uniform(model, method) for method in UNIFORM}
-    mixed = Path(digits.__path__[0], "mixed_map.json")
-    return {**chosen, "mixed": maps.read(mixed, model)}
+    mapping = assign(bench, Request(8, "logits", "isolated", "all", "all"))
+    measure(bench, 8, "joint", UNIFORM)
+    bench.save()
+    write_atomically(folder / "report.html", render(bench.measurements, mapping).encode())
+    return mapping
 
 
 def _export_all(
     screen: Screen, loaded: LoadedModel, graph: Graph, train: Path, test: Path, folder: Path
 ) -> list[Export]:
-    """Calibrate once, then export and verify every map."""
-    from mnq.ops.files import write_atomically
+    """Calibrate once and choose methods, then export and verify every map."""
     from mnq.runtime.modelfile import parse
     from mnq.toolchain import export as toolchain
+    from mnq.toolchain.map import uniform
 
+    settings = toolchain.Settings()
     with ImageSet.open(train) as source:
         statistics = calibrate(screen, source, loaded, graph, CALIBRATION_IMAGES, BATCH)
+        sample = take_sample(screen, source, loaded, SAMPLE, seed=0)
+    path = folder / "measurements.json"
+    bench = workbench(screen, loaded, graph, statistics, settings, sample, path)
     exports = []
-    maps = _maps(loaded.name)
+    maps = {method: uniform(loaded.name, method) for method in UNIFORM}
+    maps["mixed"] = _assigned(bench, folder)
     with screen.progress("exporting, verifying", len(maps) * (2 + len(LEVELS))) as advance:
         for name, mapping in maps.items():
             text = map_text(mapping.to_json())

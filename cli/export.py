@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mnq.cli.calibration import MINIMUM, calibrate
+from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import COUNT, SEED, Command, Screen, map_text, need_train, output_options
-from mnq.models.images import ImageSet
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
@@ -17,12 +17,7 @@ from mnq.runtime.modelfile import INPUT_KINDS
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mnq.models.zoo import LoadedModel
-    from mnq.toolchain.calibrate import Statistics
-    from mnq.toolchain.graph import Graph
     from mnq.toolchain.map import Map
-
-SAVED = ".safetensors"  # what --save-calib writes
 
 EXAMPLES = """
 \b
@@ -47,30 +42,11 @@ Examples:
 )
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
-@click.option("--calib", type=Path, help="Image folder or .zip, or a file made by --save-calib.")
-@click.option(
-    "--images",
-    type=click.IntRange(MINIMUM, COUNT.max),
-    default=128,
-    show_default=True,
-    help="Calibration images to use, evenly spread.",
-)
+@range_options
 @click.option(
     "--bits",
     type=click.IntRange(2, 8),
     help="Code width for uniform maps; a map.json has its own.  [8]",
-)
-@click.option(
-    "--calib-method",
-    default="mse",
-    show_default=True,
-    help="mse, minmax or percentile (99.99); the residual stream keeps its whole range.",
-)
-@click.option(
-    "--range-form",
-    default="ivit",
-    show_default=True,
-    help="Scale of a range a: ivit a/(2^(b-1)-1), paper 2a/(2^b-1).",
 )
 @click.option(
     "--input",
@@ -80,12 +56,6 @@ Examples:
     help="uint8: raw pixels, mean and std folded in. float: normalized images.",
 )
 @click.option("--batch", type=COUNT, default=16, show_default=True, help="Calibration batch size.")
-@click.option(
-    "--equalize/--no-equalize",
-    default=True,
-    show_default=True,
-    help="Even out LayerNorm channels by powers of two; exact in float.",
-)
 @click.option("--save-calib", type=Path, help="Keep the calibration statistics in this file.")
 @click.option("--output", type=Path, help="The .onnx to write.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved map and stop.")
@@ -95,14 +65,10 @@ def main(
     assign: str,
     weights: Path | None,
     random_weights: int | None,
-    calib: Path | None,
-    images: int,
+    ranges: Ranges,
     bits: int | None,
-    calib_method: str,
-    range_form: str,
     input_kind: str,
     batch: int,
-    equalize: bool,
     save_calib: Path | None,
     output: Path | None,
     dry_run: bool,
@@ -115,7 +81,7 @@ def main(
     but an ONNX runtime. It is written only if it computes the same integers as PyTorch.
     """
     screen = Screen(as_json, quiet)
-    missing = [o for o, given in (("--output", output), ("--calib", calib)) if given is None]
+    missing = [o for o, given in (("--output", output), ("--calib", ranges.calib)) if given is None]
     if missing and not dry_run:
         raise InputError(
             f"export: expected --output and --calib, found no {missing[0]}; give it, or --dry-run"
@@ -131,19 +97,12 @@ def main(
             check_writable(path)
     need_train()
     # What can be wrong with the options is found before anything slow: images, then the map.
-    source = None
-    if calib is not None and calib.suffix != SAVED and not dry_run:
-        source = ImageSet.open(calib, minimum=MINIMUM)
-    elif calib is not None and not dry_run and not calib.is_file():
-        raise InputError(
-            f"calibration: expected a file that --save-calib made, found none at {calib}; check "
-            "the path, or give images"
-        )
+    source = ranges.open() if ranges.calib is not None and not dry_run else None
     mapping = _mapping(assign, name, bits)
     from mnq.models.zoo import load
     from mnq.toolchain import export as toolchain
 
-    settings = toolchain.Settings(calib_method, range_form, input_kind)
+    settings = toolchain.Settings(ranges.method, ranges.form, input_kind)
     screen.note(f"loading {name}")
     loaded = load(name, weights, random=random_weights)
     screen.note("capturing")
@@ -157,13 +116,10 @@ def main(
         payload = {**mapping.to_json(), "sites": resolved}
         screen.result(payload, map_text(payload))
         return
-    assert calib is not None and output is not None
-    if source is None:
-        statistics, skipped = _saved(calib, loaded, graph, equalize), 0
-    else:
-        with source:
-            statistics = calibrate(screen, source, loaded, graph, images, batch, equalize)
-        skipped = len(source.skipped)
+    assert output is not None
+    with nullcontext() if source is None else source:
+        statistics = ranges.statistics(screen, source, loaded, graph, batch)
+    skipped = 0 if source is None else len(source.skipped)
     if save_calib is not None:
         from mnq.toolchain.calibrate import save_statistics
 
@@ -222,21 +178,3 @@ def _mapping(assign: str, model: str, bits: int | None) -> Map:
             "--bits out or edit the map"
         )
     return mapping
-
-
-def _saved(path: Path, loaded: LoadedModel, graph: Graph, equalize: bool) -> Statistics:
-    """Statistics of an earlier run, if they are of these weights."""
-    from mnq.toolchain.calibrate import load_statistics
-
-    statistics = load_statistics(path, graph)
-    if statistics.provenance.get("weights") != loaded.weights_digest:
-        raise InputError(
-            f"calibration: expected statistics of these weights, found those of others in {path}; "
-            "calibrate again with --calib FOLDER"
-        )
-    if statistics.equalization and not equalize:
-        raise InputError(
-            f"calibration: expected statistics without equalization for --no-equalize, found "
-            f"equalized ones in {path}; calibrate again with --calib FOLDER"
-        )
-    return statistics

@@ -10,15 +10,30 @@ import click
 from mnq.cli.common import OneLineUsage
 
 VERBS = {
+    "assign": "Measure every integer method at every site, and choose.",
     "export": "Calibrate a float model and write a verified integer .onnx.",
     "verify": "Prove that an exported .onnx computes its reference integers.",
     "eval": "Accuracy of .onnx files and the float model, side by side.",
     "demo": "The whole way on the bundled digits model.",
+    "report": "Explain measurements and maps: a page, a table, a comparison.",
     "doctor": "Check this machine.",
 }
 
 
-class Verbs(OneLineUsage, click.Group):
+class Group(OneLineUsage, click.Group):
+    """A click group that prints wrong use as one line."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of that name; an unknown one is one line and status 2."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise self.refuse(ctx, error) from error
+
+
+class Verbs(Group):
     """Loads a verb's module only when it is used, so that `mnq --help` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -31,15 +46,6 @@ class Verbs(OneLineUsage, click.Group):
             return None
         command: Any = import_module(f"mnq.cli.{cmd_name}").main
         return command if isinstance(command, click.Command) else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb's command; an unknown verb is one line and status 2."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise self.refuse(ctx, error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""

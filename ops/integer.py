@@ -212,6 +212,10 @@ def matmul_2d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def bit_length(x: Integers) -> Integers:
     """Number of bits of x, 0 <= x < 2^63; 0 for 0."""
+    if isinstance(x, torch.Tensor):
+        # One too many where rounding to a double has reached the next power of two.
+        exponent = torch.frexp(x.double()).exponent.long().clamp(1, 63)
+        return minimum(exponent - (x < power_of_two(exponent - 1)).long(), x)
     bits: Integers = 0
     for step in (32, 16, 8, 4, 2, 1):
         big = x >= 2**step

@@ -46,12 +46,15 @@ class GeluMethod:
 
     constants(scale, out_scale, bits): constant inputs for input codes at `scale` and
         `bits`-bit output codes at `out_scale`.
+    raw: the operator before its requantization, on q and the constants that it names; None for
+        a table, which has nothing between the exact function and its codes.
     """
 
     prefix: str
     operator: Operator
     constants: Callable[[float, float, int], Constants]
     reference: Callable[[torch.Tensor], torch.Tensor]
+    raw: Callable[..., Integers] | None
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class LayerNormMethod:
 
     constants(weight, bias, out_scale, bits): constant inputs for float32 weight and bias
         (C,) and `bits`-bit output codes at `out_scale`; the input scale cancels.
+    raw: the operator before its requantization, on q and the constants that it names; at the
+        output's scale if there is no m and e.
     """
 
     prefix: str
     operator: Operator
     constants: Callable[[Any, Any, float, int], Constants]
     reference: Callable[..., torch.Tensor]
+    raw: Callable[..., Integers]
 
 
 def offset_probability(code: Integers) -> Integers:

@@ -29,6 +29,7 @@ from mnq.models.zoo import load
 from mnq.ops.files import write_atomically
 from mnq.runtime import verify
 from mnq.runtime.accuracy import accuracy
+from mnq.runtime.machine import processor
 from mnq.runtime.modelfile import parse
 from mnq.toolchain.export import Settings, export, graph_of, rebuild, reference
 from mnq.toolchain.map import Map, uniform
@@ -78,7 +79,7 @@ def main(data: Path, engine: str, wanted: tuple[str, ...]) -> None:
         "model": MODEL,
         "images": "imagenet_eval_500",
         "calibration": statistics.provenance,
-        "machine": {"processor": _processor(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "python": platform.python_version()},
     }
 
     def infer(predict: Callable[[NDArray[np.uint8]], NDArray[Any]], text: str) -> NDArray[Any]:
@@ -125,13 +126,6 @@ def _torch_predict(
     exact: verify.Reference, scale: float, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     return list(exact(pixels).values())[-1].astype(np.float64) * scale
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -83,6 +84,14 @@ class Statistics:
     histograms: dict[str, Histogram]
     equalization: Exponents
     provenance: dict[str, Any]
+
+    def digest(self) -> str:
+        """SHA-256 of everything that scales are made from."""
+        parts: dict[str, Any] = {"equalization": self.equalization}
+        for group, histogram in self.histograms.items():
+            counts = None if histogram.counts is None else histogram.counts.tolist()
+            parts[group] = [histogram.largest, histogram.exponent, counts]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def collect(

@@ -18,6 +18,7 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
+from mnq.toolchain.build import build
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
 from mnq.toolchain.edges import assign_edges
@@ -27,7 +28,7 @@ from mnq.toolchain.image import image_input
 from mnq.toolchain.lower import lower
 from mnq.toolchain.map import Map
 from mnq.toolchain.prepare import prepare
-from mnq.toolchain.program import Program, build
+from mnq.toolchain.program import Program
 from mnq.toolchain.quantizers import RANGES
 
 _VERSIONS = ("mnq", "torch", "timm", "onnx", "onnx-graphsurgeon")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from mnq.ops.integer import INT8, INT32
@@ -44,6 +45,35 @@ def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
         entry.key, entry.value = key, metadata[key]
     onnx.checker.check_model(model)
     return model
+
+
+def lower_step(step: Step, inputs: list[NDArray[Any]]) -> ModelProto:
+    """One operator alone: a model whose inputs have the operator's own names and are codes like
+    `inputs`; its output is `y`.
+    """
+    operator = OPERATORS[step.operator]
+    names, constants = operator.inputs[: len(inputs)], operator.inputs[len(inputs) :]
+    node = helper.make_node(operator.name, [*names, *constants], ["y"], domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(key, v) for key, v in step.settings.items())
+    graph = helper.make_graph(
+        [node],
+        step.output,
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+            for n, x in zip(names, inputs, strict=True)
+        ],
+        [
+            helper.make_tensor_value_info(
+                "y", step.settings.get("to", INT8), [None if n == -1 else n for n in step.shape]
+            )
+        ],
+        [numpy_helper.from_array(np.asarray(step.constants[name]), name) for name in constants],
+    )
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    functions = [called.function for called in with_calls([operator.name])]
+    return helper.make_model(
+        graph, functions=functions, opset_imports=imports, ir_version=IR_VERSION
+    )
 
 
 class _Writer:

@@ -16,7 +16,7 @@ from mnq.ops.registry import METHODS, UNIFORM
 
 FORMAT = "mnq-map/1"
 MAX_BYTES = 8 << 20
-DEFAULT_METHODS = {**UNIFORM["ibert"], "attention": "deferred"}
+DEFAULT_ATTENTION = "deferred"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Map:
     def resolve(self, sites: dict[str, str]) -> dict[str, Choice]:
         """The choice for every site of a model (site -> kind).
 
-        Raises InputError for a site that the model does not have, and for a method that the
-        site's kind does not have.
+        Raises InputError for a site that the model does not have, for one without a method, and
+        for a method that the site's kind does not have.
         """
         unknown = [name for name in self.sites if name not in sites]
         if unknown:
@@ -52,20 +52,31 @@ class Map:
                 f"({len(unknown)} unknown in all); near it are {', '.join(near)}; "
                 "mnq-export --dry-run lists the sites"
             )
-        defaults = {**DEFAULT_METHODS, **self.defaults}
         for kind in METHODS:
-            _check_method(kind, defaults[kind], "defaults")
-        choices = {}
+            if kind in self.defaults:
+                _check_method(kind, self.defaults[kind], "defaults")
+        form = self.defaults.get("attention", DEFAULT_ATTENTION)
+        choices: dict[str, Choice] = {}
+        missing = []
         for site, kind in sites.items():
             entry = self.sites.get(site, {})
-            method = entry.get("method", defaults[kind])
-            _check_method(kind, method, site)
             if "attention" in entry and kind != "softmax":
                 raise InputError(
                     f"map: expected the key 'attention' at softmax sites only, found it at {site}; "
                     "leave it out there"
                 )
-            choices[site] = Choice(method, entry.get("attention", defaults["attention"]))
+            method = entry.get("method", self.defaults.get(kind))
+            if method is None:
+                missing.append(site)
+                continue
+            _check_method(kind, method, site)
+            choices[site] = Choice(method, entry.get("attention", form))
+        if missing:
+            raise InputError(
+                f"map: expected a method for every site of {self.model}, found none for "
+                f"{missing[0]!r} ({len(missing)} missing in all); name each in sites, or give "
+                f"defaults a {sites[missing[0]]} method"
+            )
         return choices
 
     def to_json(self) -> dict[str, Any]:

@@ -44,8 +44,16 @@ def _product_with_unsigned(p: Integers, v: Integers) -> Integers:
     return matmul(cast(p - 128, INT8), v) + total(i64(v), axis=-2) * 128
 
 
-def _scores(arguments: tuple[Integers, ...]) -> Integers:
-    q, k, _, bias, m_s, e_s, lo_s, hi_s = arguments
+def scores(
+    q: Integers,
+    k: Integers,
+    bias: Integers,
+    m_s: Integers,
+    e_s: Integers,
+    lo_s: Integers,
+    hi_s: Integers,
+) -> Integers:
+    """int8 codes (B, H, N, M) that the softmax reads: q k^T and bias, requantized."""
     return qmatmul(q, transpose_last(k), bias, m_s, e_s, lo_s, hi_s, to=INT8)
 
 
@@ -54,9 +62,8 @@ def _deferred(method: SoftmaxMethod) -> Operator:
 
     def compute(*arguments: Integers) -> Integers:
         """Attention with one division per row, after the product with V."""
-        before, softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
-        v = before[2]
-        s = i64(_scores(before))
+        (q, k, v, *score), softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
+        s = i64(scores(q, k, *score))
         w, normalizer = method.weigh(s - row_max(s), *softmax)
         acc = _product_with_unsigned(w, v)
         u = shift_right(acc * quotient(2**31, normalizer) + 2**15, 16)
@@ -71,10 +78,9 @@ def _normalized(method: SoftmaxMethod) -> Operator:
 
     def compute(*arguments: Integers) -> Integers:
         """Attention with 16-bit probabilities, multiplied by V as two byte planes."""
-        before, softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
-        v = before[2]
+        (q, k, v, *score), softmax, after = arguments[:8], arguments[8:-4], arguments[-4:]
         attributes = {"to": INT16} if takes_type else {}
-        code = method.operator(_scores(before), *softmax, **attributes)
+        code = method.operator(scores(q, k, *score), *softmax, **attributes)
         p = method.probability(cast(code, INT64))
         high = quotient(p, 256)
         acc = _product_with_unsigned(high, v) * 256 + _product_with_unsigned(p - high * 256, v)

@@ -115,4 +115,4 @@ def constants(weight: ArrayLike, bias: ArrayLike, out_scale: float, bits: int) -
 
 
 fqvit_layernorm = Operator("FqVitLayerNorm", compute)
-method = LayerNormMethod("FqVit", fqvit_layernorm, constants, layernorm_reference)
+method = LayerNormMethod("FqVit", fqvit_layernorm, constants, layernorm_reference, raw)

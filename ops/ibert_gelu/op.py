@@ -77,4 +77,4 @@ def constants(scale: float, out_scale: float, bits: int) -> Constants:
 
 
 ibert_gelu = Operator("IBertGelu", compute)
-method = GeluMethod("IBert", ibert_gelu, constants, gelu_reference)
+method = GeluMethod("IBert", ibert_gelu, constants, gelu_reference, raw)

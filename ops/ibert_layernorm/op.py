@@ -56,4 +56,4 @@ def constants(weight: ArrayLike, bias: ArrayLike, out_scale: float, bits: int) -
 
 
 ibert_layernorm = Operator("IBertLayerNorm", compute)
-method = LayerNormMethod("IBert", ibert_layernorm, constants, layernorm_reference)
+method = LayerNormMethod("IBert", ibert_layernorm, constants, layernorm_reference, raw)

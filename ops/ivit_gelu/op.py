@@ -67,4 +67,4 @@ def constants(scale: float, out_scale: float, bits: int) -> Constants:
 
 
 ivit_gelu = Operator("IVitGelu", compute)
-method = GeluMethod("IVit", ivit_gelu, constants, gelu_reference)
+method = GeluMethod("IVit", ivit_gelu, constants, gelu_reference, raw)

@@ -91,4 +91,4 @@ def constants(weight: ArrayLike, bias: ArrayLike, out_scale: float, bits: int) -
 
 
 ivit_layernorm = Operator("IVitLayerNorm", compute)
-method = LayerNormMethod("IVit", ivit_layernorm, constants, layernorm_reference)
+method = LayerNormMethod("IVit", ivit_layernorm, constants, layernorm_reference, raw)

@@ -26,4 +26,4 @@ def constants(scale: float, out_scale: float, bits: int) -> Constants:
 
 
 lut_gelu = Operator("LutGelu", compute)
-method = GeluMethod("Lut", lut_gelu, constants, gelu_reference)
+method = GeluMethod("Lut", lut_gelu, constants, gelu_reference, None)

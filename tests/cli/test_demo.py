@@ -7,14 +7,10 @@ import pytest
 from cli_runs import mnq, payload, refused
 
 from mnq.cli import demo
-from mnq.models import digits
-from mnq.ops.registry import METHODS, UNIFORM
 from mnq.runtime import verify
 from mnq.toolchain import map as maps
 
 pytestmark = pytest.mark.onnxruntime
-
-MIXED = Path(digits.__path__[0], "mixed_map.json")
 
 
 @pytest.fixture
@@ -64,13 +60,17 @@ def test_people_get_a_table_next_steps_and_the_files(short: Path, tmp_path: Path
     assert "exporting, verifying" in result.stderr
     assert "  mnq-export --model deit_t --calib PHOTOS " in result.stderr
     assert result.stderr.endswith(
-        f"\nThe files are in {output}; try: mnq-verify {output}/mixed.onnx\n"
+        f"\nThe files are in {output}: open {output}/report.html in a browser.\n"
     )
     assert sorted(path.name for path in tmp_path.rglob("*.*") if path.suffix != ".png") == [
+        "measurements.json",
         "mixed.json",
         "mixed.onnx",
+        "report.html",
     ]
-    assert json.loads((output / "mixed.json").read_text()) == json.loads(MIXED.read_text())
+    mixed = maps.read(output / "mixed.json", "digits")
+    assert mixed.provenance["rule"] == "logits"
+    assert "</html>" in (output / "report.html").read_text()
     assert len(list((output / "test").glob("?/*.png"))) == 355
     checked = payload(mnq("verify", output / "mixed.onnx", "--level", "all", "--json"))
     assert checked["passed"] is True
@@ -120,11 +120,3 @@ def test_output_that_is_in_use_is_refused(tmp_path: Path) -> None:
         assert "expected a new or an empty folder" in refused("demo", "--output", place)
     assert "found none at" in refused("demo", "--output", tmp_path / "no" / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_mixed_map_mixes_and_says_that_it_is_made_by_hand() -> None:
-    mixed = maps.read(MIXED, "digits")
-    assert str(mixed.provenance["made"]).startswith("by hand")
-    used = {**mixed.defaults, **{site: entry["method"] for site, entry in mixed.sites.items()}}
-    assert set(used.values()) >= set(UNIFORM)
-    assert set(METHODS) <= set(mixed.defaults)

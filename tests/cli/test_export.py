@@ -7,6 +7,7 @@ import onnx
 import pytest
 from cli_runs import Digits, mnq, payload, refused, start
 
+from mnq.ops.registry import UNIFORM
 from mnq.runtime import verify
 from mnq.runtime.modelfile import ModelFile, metadata
 from mnq.toolchain import map as maps
@@ -111,7 +112,7 @@ def test_dry_run_prints_the_resolved_map_and_writes_nothing(
         "format": "mnq-map/1",
         "model": "digits",
         "bits": {"activations": 7},
-        "defaults": {"softmax": "fqvit", "attention": "normalized"},
+        "defaults": {**UNIFORM["ibert"], "softmax": "fqvit", "attention": "normalized"},
         "sites": {"blocks.1.attn.softmax": {"method": "lut", "attention": "deferred"}},
     }
     Path("map.json").write_text(json.dumps(given))

@@ -33,7 +33,7 @@ MIXED = Map(
     "tiny",
     6,
     8,
-    {"softmax": "ivit", "layernorm": "fqvit"},
+    {"softmax": "ivit", "gelu": "ibert", "layernorm": "fqvit"},
     {
         "blocks.0.attn.softmax": {"method": "lut", "attention": "normalized"},
         "blocks.1.mlp.act": {"method": "ivit", "measured": {"sqnr": 31.5}},

@@ -24,7 +24,12 @@ VALID: dict[str, Any] = {
     "format": FORMAT,
     "model": "tiny",
     "bits": {"activations": 6, "weights": 4},
-    "defaults": {"softmax": "ivit", "gelu": "lut", "attention": "normalized"},
+    "defaults": {
+        "softmax": "ivit",
+        "gelu": "lut",
+        "layernorm": "fqvit",
+        "attention": "normalized",
+    },
     "sites": {
         "blocks.0.attn.softmax": {"method": "lut", "attention": "deferred", "measured": {"x": 1}},
         "blocks.0.mlp.act": {"method": "ibert"},
@@ -54,12 +59,21 @@ def test_round_trip_keeps_everything() -> None:
     assert maps.from_json(found.to_json(), "tiny", "here") == found
 
 
-def test_smallest_map_has_8_bits_and_the_defaults() -> None:
+def test_smallest_map_has_8_bits_and_deferred_attention() -> None:
     found = maps.from_json({"format": FORMAT, "model": "tiny"}, "tiny", "here")
     assert (found.activation_bits, found.weight_bits) == (8, 8)
-    choices = found.resolve(SITES)
+    choices = Map("tiny", defaults=UNIFORM["ibert"]).resolve(SITES)
     assert choices["blocks.0.attn.softmax"] == Choice("ibert", "deferred")
     assert {choice.method for choice in choices.values()} == {"ibert"}
+
+
+def test_a_site_without_a_method_is_refused(refusal: Refusal) -> None:
+    without = {kind: method for kind, method in VALID["defaults"].items() if kind != "softmax"}
+    given = Map("tiny", defaults={**without, "layernorm": "ivit"}, sites=VALID["sites"])
+    text = refusal(given.resolve, SITES)
+    assert "none for 'blocks.1.attn.softmax' (1 missing in all)" in text
+    assert "softmax" in text.split(";")[1]
+    assert "(4 missing in all)" in refusal(Map("tiny").resolve, SITES)
 
 
 def test_integral_floats_are_integers() -> None:
@@ -74,7 +88,7 @@ def test_sites_win_over_defaults_and_defaults_over_the_rest() -> None:
     assert choices["blocks.0.attn.softmax"] == Choice("lut", "deferred")  # both of the site
     assert choices["blocks.1.attn.softmax"] == Choice("ivit", "normalized")  # of the defaults
     assert choices["blocks.0.mlp.act"].method == "ibert"  # of the site
-    assert choices["blocks.0.norm1"].method == "ibert"  # of neither
+    assert choices["blocks.0.norm1"].method == "fqvit"  # of the defaults
 
 
 @pytest.mark.parametrize("method", UNIFORM)

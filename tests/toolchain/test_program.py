@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr, sqnr, step
+from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr
 
 from mnq.ops.qlinear.op import accumulate
 from mnq.ops.requantize.op import code_range
-from mnq.toolchain import map as maps
-from mnq.toolchain.map import Map
-from mnq.toolchain.program import build
-from mnq.toolchain.views import VIEWS
+from mnq.toolchain.program import Program
 
-Refusal = Callable[..., str]
 ALL = [(method, form) for method in METHODS for form in FORMS]
 
 # dB of the logits against the float model, 16 images, two blocks. An 8-bit tensor of bell-shaped
@@ -98,86 +92,6 @@ def test_every_tensor_is_an_integer_within_its_code_range(
     assert results[program.output].dtype == torch.int32
 
 
-def test_norm_that_feeds_the_residual_stream_has_16_bits(normalized: torch.Tensor) -> None:
-    """As in models with a norm before the first block."""
-    found = Quantized(models.tiny(depth=1, pre_norm=True), normalized)
-    program = found.program("ibert")
-    codes = program.run(models.pixels(16))["norm_pre"]
-    assert codes.dtype == torch.int16 and int(codes.abs().max()) > 2**14
-    expected = found.values["norm_pre"]
-    assert sqnr(expected, codes.double() * step(program, "norm_pre").scale) > 35  # 42; 8 bits: 30
-
-
-def test_scores_have_a_finest_scale(quantized: Quantized) -> None:
-    """Flat attention: what differs by less than 2^-8 needs no finer codes."""
-    built = []
-    for scale in (2.0**-8, 2.0**-12, 2.0**-23):
-        found = quantized.scales() | {"blocks.0.attn.context.scores": np.float32(scale)}
-        mapping = Map("tiny")
-        choices = mapping.resolve(quantized.graph.sites())
-        image = quantized.program("lut").image
-        program = build(quantized.graph, quantized.edges, found, mapping, choices, image)
-        built.append(step(program, "blocks.0.attn.context").constants)
-    for constants in built[1:]:
-        for name, value in built[0].items():
-            np.testing.assert_array_equal(constants[name], value, strict=True, err_msg=name)
-
-
-def test_steps_say_where_they_come_from(quantized: Quantized) -> None:
-    program, graph = quantized.program("ibert"), quantized.graph
-    for s in program.steps:
-        node = graph.nodes[s.output]
-        assert (s.module, s.site, s.shape) == (node.module, node.site, node.shape)
-    assert step(program, "blocks.0.attn.context").operator == "IBertAttention"
-    assert {s.site for s in program.steps} - {""} == set(graph.sites())
-
-
-def test_a_map_with_several_methods_uses_each_at_its_site(quantized: Quantized) -> None:
-    sites = {"blocks.0.attn.softmax": {"method": "lut", "attention": "normalized"}}
-    sites["blocks.1.mlp.act"] = {"method": "ivit"}
-    mapping = Map("tiny", sites=sites)
-    choices = mapping.resolve(quantized.graph.sites())
-    image = quantized.program("lut").image
-    program = build(quantized.graph, quantized.edges, quantized.scales(), mapping, choices, image)
-    operators = {s.site: s.operator for s in program.steps if s.site}
-    assert operators["blocks.0.attn.softmax"] == "LutNormalizedAttention"
-    assert operators["blocks.1.attn.softmax"] == "IBertAttention"
-    assert operators["blocks.1.mlp.act"] == "IVitGelu"
-    assert operators["blocks.0.mlp.act"] == "IBertGelu"
-
-
-def test_building_leaves_the_scales_alone(quantized: Quantized) -> None:
-    found = quantized.scales()
-    before = dict(found)
-    mapping = Map("tiny")
-    choices = mapping.resolve(quantized.graph.sites())
-    image = quantized.program("lut").image
-    build(quantized.graph, quantized.edges, found, mapping, choices, image)
-    assert found == before
-
-
-@pytest.mark.parametrize("form", ["ivit", "paper"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_accumulators_of_linear_layers_fit_int32(
-    quantized: Quantized, bits: int, form: str
-) -> None:
-    """For any input codes, not only for those of some images."""
-    mapping = maps.uniform("tiny", "lut", bits)
-    choices = mapping.resolve(quantized.graph.sites())
-    image = quantized.program("lut").image
-    program = build(
-        quantized.graph, quantized.edges, quantized.scales(bits), mapping, choices, image, form
-    )
-    layers = [s for s in program.steps if s.operator.startswith("QLinear")]
-    assert len(layers) == 2 * 4 + 2
-    for s in layers:
-        weight, bias = (np.asarray(s.constants[k], np.int64) for k in ("w", "bias"))
-        lo, hi = code_range(bits)
-        assert lo <= weight.min() and weight.max() <= hi
-        worst = 128 * np.abs(weight).sum(axis=0) + np.abs(bias)
-        assert worst.max() < 2**31, s.output
-
-
 def test_accumulators_are_the_exact_integers(quantized: Quantized, pixels: torch.Tensor) -> None:
     """The float32 products inside torch round nothing."""
     program = quantized.program("lut")
@@ -191,19 +105,55 @@ def test_accumulators_are_the_exact_integers(quantized: Quantized, pixels: torch
             np.testing.assert_array_equal(found.numpy(), exact)
 
 
-def test_class_token_shares_the_scale_of_the_patches(quantized: Quantized) -> None:
-    """Both are calibrated: neither saturates at the other's range."""
-    program = quantized.program("lut")
-    tensors = program.run(models.pixels(16))
-    assert step(program, "patch_embed.proj").scale == step(program, "expand").scale
-    patches = tensors["patch_embed.proj"]
-    assert int(patches.abs().max()) < 2**15 - 1
-    values = quantized.values
-    largest = max(float(values[n].abs().max()) for n in ("constant", "patch_embed.proj"))
-    assert step(program, "expand").scale == pytest.approx(largest / 32767, rel=2.0**-7)
+# --- step by step ---
 
 
-def test_views_are_steps_of_their_own_name(quantized: Quantized) -> None:
+def test_walking_gives_the_tensors_of_a_run(quantized: Quantized, pixels: torch.Tensor) -> None:
+    program = quantized.program("ibert")
+    expected = program.run(pixels)
+    values = program.start(pixels)
+    assert set(values) == {program.image.name, *program.constants}
+    for count, (s, inputs, value) in enumerate(program.walk(values, len(pixels)), 1):
+        assert program.steps[count - 1] is s
+        for x, name in zip(inputs, s.inputs, strict=True):
+            assert name not in expected or torch.equal(x, expected[name])
+        assert torch.equal(value, expected[s.output])
+    assert count == len(program.steps)
+
+
+def test_a_walk_can_be_cut_anywhere(quantized: Quantized, pixels: torch.Tensor) -> None:
+    """The tensors that are left at the cut are all that the rest needs, and no more."""
     program = quantized.program("lut")
-    views = [s for s in program.steps if s.operator in VIEWS]
-    assert len(views) > 15 and all(not s.constants for s in views)
+    logits = program.run(pixels)[program.output]
+    for cut in range(len(program.steps) + 1):
+        values = program.start(pixels)
+        first = [s for s, _, _ in program.walk(values, len(pixels), 0, cut)]
+        assert first == program.steps[:cut]
+        needed = {name for s in program.steps[cut:] for name in s.inputs}
+        made = {program.image.name, *program.constants, *(s.output for s in first)}
+        assert set(values) >= needed & made
+        assert set(values) - {program.output} <= needed
+        rest = [s for s, _, _ in program.walk(values, len(pixels), cut)]
+        assert first + rest == program.steps
+        assert set(values) == {program.output}
+        assert torch.equal(values[program.output], logits)
+
+
+def test_output_that_is_read_again_is_kept(quantized: Quantized, pixels: torch.Tensor) -> None:
+    program = quantized.program("lut")
+    inner = "blocks.0.norm2"
+    early = Program(program.image, program.steps, program.constants, inner, 1.0)
+    values = early.start(pixels)
+    for _ in early.walk(values, len(pixels)):
+        pass
+    assert torch.equal(values[inner], program.run(pixels)[inner])
+
+
+def test_a_step_alone_computes_its_tensor(quantized: Quantized, pixels: torch.Tensor) -> None:
+    program = quantized.program("fqvit")
+    tensors = program.run(pixels)
+    for s in program.steps:
+        tables = {k: torch.from_numpy(v) for k, v in program.constants.items()}
+        found = s.run([{**tables, **tensors}[name] for name in s.inputs], len(pixels))
+        assert found.dtype == tensors[s.output].dtype
+        assert torch.equal(found, tensors[s.output]), s.output

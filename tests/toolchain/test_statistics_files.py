@@ -70,6 +70,29 @@ def test_round_trip_keeps_everything(quantized: Quantized, saved: Path) -> None:
         assert scales(found, quantized.edges, 6, method) == direct
 
 
+def test_digest_is_that_of_what_scales_are_made_from(
+    quantized: Quantized, saved: Path, tmp_path: Path, graph: Graph
+) -> None:
+    """The same from a file; another one after the smallest change; the provenance is no part."""
+    digest = quantized.statistics.digest()
+    assert load_statistics(saved, graph).digest() == digest
+    entries = header_of(saved.read_bytes())
+    elsewhere = edited(saved, tmp_path / "0", header={"provenance": '{"source": "elsewhere"}'})
+    assert load_statistics(elsewhere, graph).digest() == digest
+    exponents = json.loads(entries["equalization"])
+    exponents[next(iter(exponents))][0] += 1
+    counts = load(saved.read_bytes())[COUNTS]
+    counts[7] += 1
+    entry = json.loads(entries["groups"])["blocks.0.mlp.act"]
+    others = [
+        edited(saved, tmp_path / "1", header={"equalization": json.dumps(exponents)}),
+        edited(saved, tmp_path / "2", group={"largest": entry["largest"] * (1 - 2**-23)}),
+        edited(saved, tmp_path / "3", group={"exponent": entry["exponent"] + 1}),
+        edited(saved, tmp_path / "4", tensors={COUNTS: counts}),
+    ]
+    assert len({digest, *(load_statistics(path, graph).digest() for path in others)}) == 5
+
+
 def test_file_is_written_whole(quantized: Quantized, tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     path.write_bytes(b"an older file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
 
@@ -12,17 +12,22 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import ModelProto
-from toolchain_models import MEAN, SIZE, STD, prepared
+from toolchain_models import MEAN, SIZE, STD, normalize, prepared
 
 from mnq.runtime.session import open_session, with_all_outputs
 from mnq.toolchain import map as maps
+from mnq.toolchain.build import build
 from mnq.toolchain.calibrate import Statistics, collect, scales
 from mnq.toolchain.edges import Edges, assign_edges
 from mnq.toolchain.equalize import equalize
 from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.image import image_input
-from mnq.toolchain.program import Program, Step, build
+from mnq.toolchain.map import Map
+from mnq.toolchain.measurements import Measurements
+from mnq.toolchain.program import Program, Step
+from mnq.toolchain.sensitivity import Batches, isolated, joint
+from mnq.toolchain.variants import Methods, Variants, variants
 
 # Hypothesis: the same examples in every run, and no limit on time, which a busy machine breaks.
 exact = settings(deadline=None, derandomize=True, max_examples=150, database=None)
@@ -51,16 +56,48 @@ class Quantized:
         self.graph: Graph = equalize(self.prepared, self.statistics.equalization)
         self.edges: Edges = assign_edges(self.graph)
         self.program = cache(self._program)
+        self.variants = cache(self._variants)
 
     def _program(
         self, method: str, form: str = "deferred", bits: int = 8, kind: str = "uint8"
     ) -> Program:
         """The program of a uniform map."""
-        found = self.scales(bits)
-        mapping = maps.uniform("tiny", method, bits, form)
+        return self.build(maps.uniform("tiny", method, bits, form), kind=kind)
+
+    def _variants(self, bits: int = 8) -> Variants:
+        """Every method at every site."""
+        return variants("tiny", self.graph.sites(), bits, self.build)
+
+    def build(
+        self,
+        mapping: Map,
+        found: dict[str, np.float32] | None = None,
+        kind: str = "uint8",
+        form: str = "ivit",
+    ) -> Program:
+        """The program of any map; `found` replaces the calibrated scales."""
+        found = self.scales(mapping.activation_bits) if found is None else found
         choices = mapping.resolve(self.graph.sites())
         image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
-        return build(self.graph, self.edges, found, mapping, choices, image)
+        return build(self.graph, self.edges, found, mapping, choices, image, form)
+
+    def measure(
+        self,
+        how: str,
+        given: Batches,
+        names: Iterable[str] = METHODS,
+        found: Measurements | None = None,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> Measurements:
+        """Measure uniform maps ("joint") or single sites ("isolated"), going on from `found`."""
+        found = found or Measurements("tiny", {"weights": "w"}, self.graph.sites())
+        made = self.variants(8)
+        if how == "isolated":
+            isolated(found, self.graph, made, names, given, done)
+        else:
+            programs = {name: made.uniform(name) for name in names}
+            joint(found, self.graph, made, programs, given, done)
+        return found
 
     def scales(self, bits: int = 8) -> dict[str, np.float32]:
         """Calibrated scales by group, a new table each time."""
@@ -100,9 +137,23 @@ def logit_sqnr(quantized: Quantized, program: Program, images: torch.Tensor) -> 
     return sqnr(quantized.logits, codes.double() * program.output_scale)
 
 
+def mix_sqnr(quantized: Quantized, methods: Methods, given: Batches) -> float:
+    """Logit SQNR of a mix of methods, by runs of the whole program on each batch."""
+    program = quantized.variants(8).program(methods)
+    with torch.no_grad():
+        exactly = torch.cat([evaluate(quantized.graph, images) for _, images in given])
+    logits = torch.cat([program.run(pixels)[program.output] for pixels, _ in given])
+    return sqnr(exactly, logits.double() * program.output_scale)
+
+
 def step(program: Program, name: str) -> Step:
     """The step that makes a tensor."""
     return next(s for s in program.steps if s.output == name)
+
+
+def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images as measurements take them: pixels and normalized, `size` at a time."""
+    return [(part, normalize(part)) for part in images.split(size)]
 
 
 def every_tensor(proto: ModelProto, names: list[str], level: str) -> Run:

@@ -1,0 +1,241 @@
+"""Build: a calibrated graph and a resolved map to the integer program, constants included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnq.ops.attention.op import constants as attention_constants
+from mnq.ops.errors import InputError
+from mnq.ops.integer import INT8, INT16, INT32
+from mnq.ops.qlinear.op import qlinear, qlinear_add
+from mnq.ops.qmatmul.op import qmatmul
+from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, SOFTMAX
+from mnq.ops.requantize.op import Constants
+from mnq.ops.requantize.op import constants as requantize_constants
+from mnq.ops.requantize_add.op import constants as requantize_add_constants
+from mnq.ops.requantize_add.op import requantize_add
+from mnq.toolchain.edges import Edges
+from mnq.toolchain.graph import Graph, Node
+from mnq.toolchain.image import ImageInput
+from mnq.toolchain.map import Choice, Map
+from mnq.toolchain.program import Codes, Program, Step
+from mnq.toolchain.quantizers import quantize, weight_scale
+from mnq.toolchain.views import VIEWS
+
+# Finer scores would change no weight by more than 1 part in 500, and leave the softmaxes' range.
+_FINEST_SCORES = 2.0**-8
+_LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
+
+
+class UnusableMethod(InputError):
+    """A method cannot work at a site; the message is the operator's own reason."""
+
+    def __init__(self, site: str, reason: str) -> None:
+        super().__init__(reason)
+        self.site = site
+
+
+def build(
+    graph: Graph,
+    edges: Edges,
+    scales: dict[str, np.float32],
+    mapping: Map,
+    choices: dict[str, Choice],
+    image: ImageInput,
+    form: str = "ivit",
+) -> Program:
+    """The integer program of a calibrated graph.
+
+    scales: per quantizer group (calibrate.scales); `image` replaces the input group's scale.
+    form: how a weight's range becomes its scale (quantizers.RANGES).
+    """
+    return _Builder(graph, edges, {**scales}, mapping, choices, image, form).build()
+
+
+@dataclass
+class _Builder:
+    graph: Graph
+    edges: Edges
+    scales: dict[str, np.float32]
+    mapping: Map
+    choices: dict[str, Choice]
+    image: ImageInput
+    form: str
+    steps: list[Step] = field(default_factory=list)
+    constants: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    tensor: dict[str, str] = field(default_factory=dict)  # graph tensor -> program tensor
+
+    def build(self) -> Program:
+        self.scales[self.graph.input] = np.float32(self.image.scale)
+        self.tensor[self.graph.input] = self.image.name
+        for node in self.graph:
+            if node.op == "constant":
+                self._constant(node)
+            elif node.op == "scale":
+                self.tensor[node.name] = self.tensor[node.inputs[0]]
+            elif node.op in VIEWS:
+                settings = {"shape": node.shape, **node.settings}
+                self._step(node, node.op, node.inputs, {}, settings)
+            elif node.op != "input":
+                self._check_pixels(node)
+                self._arithmetic(node)
+        output = self.graph.output
+        return Program(
+            self.image, self.steps, self.constants, self.tensor[output], self._scale(output)
+        )
+
+    def _arithmetic(self, node: Node) -> None:
+        try:
+            getattr(self, f"_{node.op}")(node)
+        except InputError as error:
+            if not node.site:
+                raise
+            raise UnusableMethod(node.site, str(error)) from error
+
+    def _check_pixels(self, node: Node) -> None:
+        """Mean and std are folded into linear layers; nothing else may read raw pixels."""
+        others = node.inputs[1:] if node.op == "linear" else node.inputs
+        groups = {self.edges.edges[name].group for name in others}
+        if self.image.kind == "uint8" and self.graph.input in groups:
+            raise InputError(
+                f"input: expected a linear layer or patch embedding on the raw image, found "
+                f"{node.op} in module {node.module or '(top)'!r}; export with --input float"
+            )
+
+    def _scale(self, name: str) -> float:
+        edge = self.edges.edges[name]
+        return float(self.scales[edge.group]) * edge.factor
+
+    def _bits(self, name: str) -> int:
+        return self.edges.bits(self.edges.edges[name].group, self.mapping.activation_bits)
+
+    def _codes(self, node: Node) -> Codes:
+        return Codes(self._scale(node.inputs[0]), self._bits(node.inputs[0]))
+
+    def _element_type(self, name: str) -> int:
+        bits = self._bits(name)
+        return INT8 if bits <= 8 else INT16 if bits <= 16 else INT32
+
+    def _step(
+        self,
+        node: Node,
+        operator: str,
+        inputs: tuple[str, ...],
+        constants: Constants,
+        settings: dict[str, Any],
+        reads: Codes | None = None,
+    ) -> None:
+        names = tuple(self.tensor[name] for name in inputs)
+        self.tensor[node.name] = node.name
+        scale = self._scale(node.name)
+        self.steps.append(
+            Step(
+                node.name,
+                operator,
+                names,
+                constants,
+                settings,
+                node.shape,
+                scale,
+                node.module,
+                node.site,
+                reads,
+            )
+        )
+
+    def _constant(self, node: Node) -> None:
+        value = node.parameters["value"].numpy()
+        bits = self._bits(node.name)
+        codes = quantize(value, self._scale(node.name), bits)
+        self.constants[node.name] = codes.astype(np.int8 if bits <= 8 else np.int16)
+        self.tensor[node.name] = node.name
+
+    def _linear(self, node: Node) -> None:
+        weight = node.parameters["weight"].numpy().astype(np.float64)
+        bias = node.parameters["bias"].numpy().astype(np.float64)
+        if self.edges.edges[node.inputs[0]].group == self.graph.input:
+            weight, bias = self.image.fold(self.graph, node.inputs[0], weight, bias)
+        input_scale = self._scale(node.inputs[0])
+        weight32 = weight.astype(np.float32)
+        per_channel = weight_scale(weight32, self.mapping.weight_bits, self.form)
+        # A channel with a large bias and tiny weights gets coarser weights, not an overflow.
+        per_channel = np.maximum(per_channel, np.abs(bias) / (input_scale * _LARGEST_BIAS))
+        per_channel = per_channel.astype(np.float32)
+        codes = quantize(weight32, per_channel[:, None], self.mapping.weight_bits)
+        accumulator_scale = per_channel.astype(np.float64) * input_scale
+        constants: Constants = {
+            "w": np.ascontiguousarray(codes.T.astype(np.int8)),
+            "bias": np.rint(bias / accumulator_scale).astype(np.int32),
+        }
+        if self.edges.kinds.get(node.name) == "logits":
+            self.scales[node.name] = np.float32(accumulator_scale.max())
+        out_scale, bits = self._scale(node.name), self._bits(node.name)
+        ratio = accumulator_scale / out_scale
+        operator = qlinear
+        if len(node.inputs) > 1:
+            operator = qlinear_add
+            residual = self._scale(node.inputs[1]) / out_scale
+            constants |= requantize_add_constants(ratio, residual, bits)
+        else:
+            constants |= requantize_constants(ratio, bits)
+        to = {"to": self._element_type(node.name)}
+        self._step(node, operator.name, node.inputs, constants, to)
+
+    def _add(self, node: Node) -> None:
+        out_scale = self._scale(node.name)
+        left, right = (self._scale(name) / out_scale for name in node.inputs)
+        constants = requantize_add_constants(left, right, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, requantize_add.name, node.inputs, constants, to)
+
+    def _matmul(self, node: Node) -> None:
+        product = self._scale(node.inputs[0]) * self._scale(node.inputs[1])
+        constants = requantize_constants(product / self._scale(node.name), self._bits(node.name))
+        constants["bias"] = np.zeros((), np.int32)
+        to = {"to": self._element_type(node.name)}
+        self._step(node, qmatmul.name, node.inputs, constants, to)
+
+    def _layernorm(self, node: Node) -> None:
+        method = LAYERNORM[self.choices[node.site].method]
+        weight, bias = (node.parameters[key].numpy() for key in ("weight", "bias"))
+        constants = method.constants(weight, bias, self._scale(node.name), self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, method.operator.name, node.inputs, constants, to, self._codes(node))
+
+    def _gelu(self, node: Node) -> None:
+        method = GELU[self.choices[node.site].method]
+        scales = self._scale(node.inputs[0]), self._scale(node.name)
+        constants = method.constants(*scales, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, method.operator.name, node.inputs, constants, to, self._codes(node))
+
+    def _attention(self, node: Node) -> None:
+        choice = self.choices[node.site]
+        q, k, v = (self._scale(name) for name in node.inputs)
+        product = q * k
+        score_scale = np.float32(max(self._scale(node.scores), _FINEST_SCORES))
+        constants = attention_constants(
+            SOFTMAX[choice.method],
+            choice.attention,
+            product * node.settings["factor"],
+            score_scale,
+            v,
+            self._scale(node.name),
+            self._bits(node.name),
+        )
+        bias = node.parameters.get("bias", torch.zeros(1, 1, 1, 1)).numpy() / product
+        if not np.abs(bias).max() < _LARGEST_BIAS:  # nor NaN
+            raise InputError(
+                f"export: expected an attention bias below 2^30 accumulator steps, found "
+                f"{float(np.abs(bias).max()):.3g} in module {node.module or '(top)'!r}; "
+                "calibrate again"
+            )
+        constants["bias"] = np.rint(bias).astype(np.int32)
+        operator = ATTENTION[choice.method][choice.attention]
+        read = Codes(float(score_scale), self._bits(node.scores))
+        self._step(node, operator.name, node.inputs, constants, {}, read)
