@@ -142,10 +142,18 @@ def main(
     if --measurements names a file.
     """
     screen = Screen(as_json, quiet)
-    request = Request(
-        bits, _decision(rule, objective, budget), how, methods, sites, sweep, budget, costs, threads
-    )
     _check_files(output, report, measurements, costs)
+    request = Request(
+        bits,
+        _decision(rule, objective, budget, costs),
+        how,
+        methods,
+        sites,
+        sweep,
+        budget,
+        costs,
+        threads,
+    )
     if ranges.calib is None:
         raise InputError("assign: expected --calib, found none; give images or a calibration file")
     need_train(*(["matplotlib"] if report else []))
@@ -185,7 +193,9 @@ def main(
     )
 
 
-def _decision(rule: str | None, objective: str | None, budget: float | None) -> str:
+def _decision(
+    rule: str | None, objective: str | None, budget: float | None, costs: Path | None
+) -> str:
     """What decides: a rule, "logits" or "cost"."""
     if rule is not None and objective is not None:
         raise InputError(
@@ -195,6 +205,10 @@ def _decision(rule: str | None, objective: str | None, budget: float | None) -> 
         raise InputError(
             "budget: expected --budget MS and --objective cost together, found one of them; "
             "add the other or drop it"
+        )
+    if costs is not None and objective != "cost":
+        raise InputError(
+            "costs: expected --costs with --objective cost, found it alone; add that or drop it"
         )
     if budget is not None and not math.isfinite(budget):
         raise InputError(f"budget: expected milliseconds, found {budget}; give a number")

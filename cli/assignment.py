@@ -66,7 +66,7 @@ def assign(bench: Workbench, request: Request) -> Map:
     if request.rule in assigning.RULES:
         methods = assigning.methods_by_rule(found, request.rule, sites)
     else:
-        starts = _starts(bench, request.bits, allowed, found, sites)
+        starts = _starts(bench, request.bits, request.measure, allowed, found, sites)
         search, methods = bench.search(request.bits, allowed, sites, starts)
         provenance["start"] = search.start
         if costs is not None and request.budget is not None:
@@ -89,6 +89,7 @@ def measure(bench: Workbench, bits: int, how: str, allowed: tuple[str, ...]) -> 
 def _starts(
     bench: Workbench,
     bits: int,
+    how: str,
     allowed: tuple[str, ...],
     found: dict[str, Any],
     sites: list[str],
@@ -101,7 +102,7 @@ def _starts(
         name: {s: m if s in sites else by_rule[s] for s, m in methods.items()}
         for name, methods in ((n, bench.variants(bits).uniform(n)) for n in allowed)
     }
-    return {**starts, "sqnr-output": by_rule}
+    return {**starts, f"{how}, sqnr-output": by_rule}
 
 
 def _within_budget(

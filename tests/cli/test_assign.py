@@ -160,7 +160,7 @@ def test_logits_beat_every_uniform_map_and_every_rule(assigned: Assigned) -> Non
     folder, found = assigned("--objective", "logits", "--measure", "joint")
     mapping = read(folder)
     assert found["rule"] == mapping.provenance["rule"] == "logits"
-    assert mapping.provenance["start"] in (*registry.UNIFORM, "sqnr-output")
+    assert mapping.provenance["start"] in (*registry.UNIFORM, "isolated, sqnr-output")
     best = found["logit_sqnr_db"][CHOSEN]
     assert all(
         best > value - 1e-6 for value in (*found["logit_sqnr_db"].values(), *by_rule.values())

@@ -47,6 +47,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--objective", "cost", "--budget", 0), "'--budget': 0.0 is not in the range x>0"),
         (("--objective", "cost", "--budget", "nan"), "expected milliseconds, found nan"),
         (("--objective", "cost", "--budget", "inf"), "expected milliseconds, found inf"),
+        (("--costs", "costs.json"), "expected --costs with --objective cost, found it alone"),
         (("--rule", "sqnr"), "'--rule': 'sqnr' is not one of 'sqnr-drop', "),
         (("--objective", "latency"), "'latency' is not one of 'logits', 'cost'"),
         (("--measure", "alone"), "'alone' is not one of 'isolated', 'joint'"),

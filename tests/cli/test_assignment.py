@@ -122,15 +122,16 @@ def test_a_search_may_start_from_every_uniform_map_and_the_output_rule(make_benc
     measure(bench, 8, "joint", ALL)
     found = assigning.figures(bench.measurements, 8, "joint", ALL)
     sites = list(bench.measurements.sites)
-    starts = assignment._starts(bench, 8, ALL, found, sites)
-    assert list(starts) == [*ALL, "sqnr-output"]
+    starts = assignment._starts(bench, 8, "joint", ALL, found, sites)
+    assert list(starts) == [*ALL, "joint, sqnr-output"]
     for name in ALL:
         assert starts[name] == bench.variants(8).uniform(name)
     for site, entries in found.items():
-        assert starts["sqnr-output"][site] == max(entries, key=lambda m: entries[m]["output"])
+        best = max(entries, key=lambda m: entries[m]["output"])
+        assert starts["joint, sqnr-output"][site] == best
     # Where only some sites are chosen for, the others are the same in all of them.
-    starts = assignment._starts(bench, 8, ("ivit", "lut"), found, SOME)
-    assert list(starts) == ["ivit", "lut", "sqnr-output"]
+    starts = assignment._starts(bench, 8, "joint", ("ivit", "lut"), found, SOME)
+    assert list(starts) == ["ivit", "lut", "joint, sqnr-output"]
     for site, kind in bench.measurements.sites.items():
         expected = UNIFORM["lut"][kind] if site in SOME else "ivit"
         assert starts["lut"][site] == expected
