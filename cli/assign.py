@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnq.cli.assignment import Request, assign, measure
+from mnq.cli.calibration import BATCH as CALIBRATION_BATCH
 from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import (
     COUNT,
@@ -21,7 +22,7 @@ from mnq.cli.common import (
     output_options,
     threads_option,
 )
-from mnq.cli.workbench import BATCH, Workbench, take_sample, workbench
+from mnq.cli.workbench import Workbench, take_sample, workbench
 from mnq.models.images import ImageSet
 from mnq.ops.errors import InputError
 from mnq.ops.files import check_writable, write_atomically
@@ -176,7 +177,7 @@ def main(
         loaded = load(name, weights, random=random_weights)
         screen.note("capturing")
         graph = graph_of(loaded)
-        statistics = ranges.statistics(screen, source, loaded, graph, BATCH)
+        statistics = ranges.statistics(screen, source, loaded, graph, CALIBRATION_BATCH)
         drawn = take_sample(screen, drawn_from, loaded, sample, seed)
         skipped = {name for images in (source, drawn_from) if images for name, _ in images.skipped}
     bench = workbench(screen, loaded, graph, statistics, settings, drawn, measurements)

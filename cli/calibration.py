@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mnq.toolchain.graph import Graph
 
 MINIMUM = 8  # usable calibration images
+BATCH = 16  # calibration images at a time, unless the command lets one choose
 SAVED = ".safetensors"  # what --save-calib writes
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnq.cli.calibration import Ranges, range_options
+from mnq.cli.calibration import BATCH, Ranges, range_options
 from mnq.cli.common import COUNT, SEED, Command, Screen, map_text, need_train, output_options
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
@@ -55,7 +55,9 @@ Examples:
     show_default=True,
     help="uint8: raw pixels, mean and std folded in. float: normalized images.",
 )
-@click.option("--batch", type=COUNT, default=16, show_default=True, help="Calibration batch size.")
+@click.option(
+    "--batch", type=COUNT, default=BATCH, show_default=True, help="Calibration batch size."
+)
 @click.option("--save-calib", type=Path, help="Keep the calibration statistics in this file.")
 @click.option("--output", type=Path, help="The .onnx to write.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved map and stop.")

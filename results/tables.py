@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import assignment_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
@@ -115,6 +117,7 @@ def render(text: str) -> str:
     """`text` with the content of every table marker written anew."""
     measured = json.loads((RESULTS / "deit_t_accuracy.json").read_text())
     choices = json.loads((RESULTS / "deit_t_calibration.json").read_text())
+    assigned = json.loads((RESULTS / "deit_t_assignment.json").read_text())
     exported = json.loads((RESULTS / "sizes.json").read_text())
     tables = {
         "accuracy": lambda: accuracy(measured),
@@ -122,6 +125,13 @@ def render(text: str) -> str:
         "verified": lambda: verified(measured),
         "calibration": lambda: calibration(choices),
         "sizes": lambda: sizes(exported),
+        "assigned_8": lambda: assignment_tables.judged(assigned, 8),
+        "assigned_6": lambda: assignment_tables.judged(assigned, 6),
+        "paper_counts": lambda: assignment_tables.paper_counts(assigned),
+        "stability": lambda: assignment_tables.stability(assigned),
+        "sweep": lambda: assignment_tables.sweep(assigned),
+        "costs": lambda: assignment_tables.costs(assigned),
+        "front": lambda: assignment_tables.front(assigned),
     }
 
     def fill(match: re.Match[str]) -> str:
