@@ -104,6 +104,15 @@ def front(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def seconds(data: dict[str, Any]) -> str:
+    """How long measuring takes."""
+    found = data["seconds"]
+    return (
+        f"All methods at all sites, {found['images']} images, {found['threads']} threads: isolated "
+        f"{found['isolated']:.0f} s, joint {found['joint']:.0f} s; {found['processor']}."
+    )
+
+
 def _label(name: str) -> str:
     return name.replace("paper, ", "mixed, ").replace("all, ", "mixed with lut, ")
 

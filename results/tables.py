@@ -132,6 +132,7 @@ def render(text: str) -> str:
         "sweep": lambda: assignment_tables.sweep(assigned),
         "costs": lambda: assignment_tables.costs(assigned),
         "front": lambda: assignment_tables.front(assigned),
+        "seconds": lambda: assignment_tables.seconds(assigned),
     }
 
     def fill(match: re.Match[str]) -> str:
