@@ -1,4 +1,5 @@
-# Needs only GNU make and python >= 3.11; `make` alone lists the targets.
+# Needs only GNU make and python >= 3.11, and a C++ compiler for fast kernels; `make` alone lists the
+# targets. MNQ_NO_OPS=1 leaves the native library out.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,9 +17,12 @@ EXTRAS   := $(RUNTIME),train,dev
 PACKAGES := cli models ops runtime toolchain
 TYPING   := build/typing/mnq
 
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE   := build/native
 
-.PHONY: help setup test lint format demo clean
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
+
+.PHONY: help setup native test lint format demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +30,19 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with mnq, editable, and everything it needs (about 6 GB)
 
-test: lint ## setup, lint, then all tests
+# Configured by the editable install, which knows how; from then on only what changed is compiled.
+native: setup ## compile the native library, where its sources changed
+ifeq ($(MNQ_NO_OPS),)
+	@test -f $(NATIVE)/CMakeCache.txt || $(PIP) install -qq --no-deps --no-build-isolation -e .
+	@$(CMAKE) $(NATIVE) >$(NATIVE)/configure.log 2>&1 || { cat $(NATIVE)/configure.log; exit 1; }
+	@$(CMAKE) --build $(NATIVE)
+	@place=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/mnq/ops; \
+	  rm -f $$place/no_library.txt; $(CMAKE) --install $(NATIVE) --prefix $$place >/dev/null; \
+	  if [ -f $$place/no_library.txt ]; then rm -f $$place/libmnq_ops.so; \
+	  echo "native: NO NATIVE LIBRARY: $$(cat $$place/no_library.txt)" >&2; fi
+endif
+
+test: native lint ## setup, compile, lint, then all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
@@ -40,7 +56,7 @@ format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup ## the whole way on bundled data
+demo: native ## the whole way on bundled data
 	$(BIN)/mnq-demo
 
 clean: ## remove build products and caches (for a fresh .venv delete that too)
@@ -62,6 +78,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PIP) uninstall -qq -y onnxruntime onnxruntime-gpu; fi
 	@echo "setup: build backend"
 	@$(PIP) install -qq -c constraints.txt scikit-build-core
+	@command -v cmake >/dev/null || $(PIP) install -qq -c constraints.txt cmake
+	@command -v ninja >/dev/null || $(PIP) install -qq -c constraints.txt ninja
 	@echo "setup: mnq[$(EXTRAS)] and what it needs (downloads about 3 GB the first time)"
 	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@

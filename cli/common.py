@@ -34,6 +34,12 @@ threads_option = click.option(
 SEED = click.IntRange(0, (1 << 32) - 1)
 
 
+def kernels_option(default: str) -> Callable[[F], F]:
+    """Add --kernels and --no-kernels; `default` says what happens without either."""
+    text = f"mnq's native kernels only, or the model's own functions only.  [{default}]"
+    return click.option("--kernels/--no-kernels", default=None, help=text)
+
+
 class OneLineUsage(click.Command):
     """A click command that prints wrong use as one line."""
 

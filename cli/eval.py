@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from mnq.cli.common import COUNT, Command, Screen, need_train, output_options, threads_option
+from mnq.cli.common import (
+    COUNT,
+    Command,
+    Screen,
+    kernels_option,
+    need_train,
+    output_options,
+    threads_option,
+)
 from mnq.cli.judge import Candidate, float_predict, judge, onnx_predict
 from mnq.ops.errors import InputError
 from mnq.runtime.accuracy import Accuracy
@@ -38,6 +46,7 @@ Examples:
 @click.option("--batch", type=COUNT, default=8, show_default=True, help="Images per run.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
+@kernels_option("kernels, if there are any")
 @output_options
 def main(
     paths: tuple[Path, ...],
@@ -49,6 +58,7 @@ def main(
     batch: int,
     provider: str,
     threads: int,
+    kernels: bool | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -93,7 +103,13 @@ def main(
     for path, proto in protos.items():
         scale = ours[path].output_scale if path in ours else 1.0
         predict = onnx_predict(
-            proto, str(path), info.preprocess, scale, provider=provider, threads=threads
+            proto,
+            str(path),
+            info.preprocess,
+            scale,
+            provider=provider,
+            threads=threads,
+            kernels=kernels,
         )
         candidates.append(Candidate(str(path), predict))
     with source:

@@ -84,16 +84,16 @@ def onnx_predict(
     *,
     provider: str = "cpu",
     threads: int = 0,
+    kernels: bool | None = None,
 ) -> Predict:
     """An .onnx with one image input and (N, classes) logits as output, `scale` real units each.
 
     It takes raw pixels if its input is uint8, else normalized images, and any fixed number of
-    images at a time; `source` names it in
-    errors.
+    images at a time; `source` names it in errors. kernels: as for `open_session`.
     """
     from mnq.runtime.session import infer, open_session
 
-    session = open_session(proto, provider=provider, threads=threads)
+    session = open_session(proto, provider=provider, threads=threads, kernels=kernels)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs[0].shape) != 2:
         raise InputError(

@@ -14,6 +14,7 @@ VERBS = {
     "export": "Calibrate a float model and write a verified integer .onnx.",
     "verify": "Prove that an exported .onnx computes its reference integers.",
     "eval": "Accuracy of .onnx files and the float model, side by side.",
+    "bench": "Speed, size and memory of an exported .onnx beside its peers.",
     "demo": "The whole way on the bundled digits model.",
     "report": "Explain measurements and maps: a page, a table, a comparison.",
     "doctor": "Check this machine.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,16 @@ import click
 from numpy.typing import NDArray
 from rich.table import Table
 
-from mnq.cli.common import COUNT, SEED, Command, Screen, need_train, output_options, threads_option
+from mnq.cli.common import (
+    COUNT,
+    SEED,
+    Command,
+    Screen,
+    kernels_option,
+    need_train,
+    output_options,
+    threads_option,
+)
 from mnq.ops.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -25,6 +35,8 @@ Examples:
   mnq-verify m.onnx --weights deit_t.safetensors --images photos.zip --count 64
                                                      against PyTorch, tensor by tensor
 """
+
+_NAMES = {False: "functions", True: "kernels"}
 
 
 @click.command(
@@ -47,6 +59,7 @@ Examples:
 )
 @click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
+@kernels_option("both, if there are kernels")
 @output_options
 def main(
     model_path: Path,
@@ -58,6 +71,7 @@ def main(
     levels: tuple[str, ...],
     provider: str,
     threads: int,
+    kernels: bool | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -65,8 +79,10 @@ def main(
 
     Without options the reference is the certificate in the file: digests of PyTorch's integers
     on seeded images. That needs neither torch nor weights. With --images, PyTorch itself is
-    rebuilt from the float weights and compared integer by integer.
+    rebuilt from the float weights and compared integer by integer. Both the functions in the
+    file and mnq's native kernels are compared, where there are any.
     """
+    from mnq.ops.library import why_no_library
     from mnq.runtime import verify
     from mnq.runtime.modelfile import read
     from mnq.runtime.session import LEVELS, PROVIDERS
@@ -85,24 +101,26 @@ def main(
             "verify: expected --images beside weights, found none; give images to compare with "
             "PyTorch, or leave the weights out"
         )
+    forms = _forms(provider, kernels)
     model = read(model_path)
     screen.note(f"{model_path}: {model.name}, checking for float tensors")
     report = verify.check_purity(model)
     skipped = 0
     if images is None:
-        for level in levels or LEVELS:
-            screen.note(f"certificate at level {level}")
-            report.runs.append(
-                verify.check_certificate(model, level, provider=provider, threads=threads)
+        for level, form in product(levels or LEVELS, forms):
+            screen.note(f"certificate at level {level}, {_NAMES[form]}")
+            run = verify.check_certificate(
+                model, level, provider=provider, threads=threads, kernels=form
             )
+            report.runs.append(run)
     else:
         from mnq.models.images import ImageSet
 
         source = ImageSet.open(images)
         reference = _reference(screen, model, weights, random_weights)
-        for level in levels or ("all",):
+        for level, form in product(levels or ("all",), forms):
             total = min(count, len(source))
-            with screen.progress(f"comparing at level {level}", total) as advance:
+            with screen.progress(f"comparing {_NAMES[form]} at {level}", total) as advance:
                 run = verify.compare(
                     model,
                     reference,
@@ -110,15 +128,27 @@ def main(
                     level,
                     provider=provider,
                     threads=threads,
+                    kernels=form,
                     advance=advance,
                 )
             report.runs.append(run)
         for name, reason in source.skipped:
             screen.warn(f"skipped image {name}: {reason}")
         skipped = len(source.skipped)
+    if True not in forms and kernels is None and provider == "cpu":
+        screen.warn(f"kernels are not verified, there is no native library: {why_no_library()}")
     screen.result({**report.to_json(), "skipped_images": skipped}, _table(report))
     if not report.passed:
         raise CheckFailed(_failure(report))
+
+
+def _forms(provider: str, kernels: bool | None) -> tuple[bool, ...]:
+    """What to compare: the functions (False), the kernels (True), or both."""
+    from mnq.runtime.session import kernel_library
+
+    if kernel_library(provider, kernels) is None:
+        return (False,)
+    return (False, True) if kernels is None else (True,)
 
 
 def _reference(

@@ -174,12 +174,25 @@ def gather(table: Integers, index: Integers) -> Integers:
     return table.to(index.device)[index]
 
 
-def transpose_last(x: Integers) -> Integers:
-    """A rank-4 tensor with its last two axes exchanged."""
+def transpose(x: Integers, perm: tuple[int, ...]) -> Integers:
+    """`x` with its axes in the order `perm`."""
     if isinstance(x, Value):
-        perm = (0, 1, 3, 2)
         return x.writer.emit("Transpose", x, perm=perm)
-    return x.transpose(-1, -2)
+    return x.permute(perm)
+
+
+def select(x: Integers, index: int) -> Integers:
+    """x[index]: one entry of the first axis, which goes."""
+    if isinstance(x, Value):
+        return x.writer.emit("Gather", x, index, axis=0)
+    return x[index]
+
+
+def reshape(x: Integers, shape: Integers) -> Integers:
+    """The elements of `x` in the same order, in `shape`: int64 lengths, one of which may be -1."""
+    if isinstance(x, Value):
+        return x.writer.emit("Reshape", x, shape)
+    return x.reshape(shape.tolist())
 
 
 def matmul(a: Integers, b: Integers) -> Integers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mnq.ops.attention.op import attention
+from mnq.ops.attention.op import attention, packed
 from mnq.ops.fqvit_layernorm.op import method as fqvit_layernorm
 from mnq.ops.fqvit_softmax.op import method as fqvit_softmax
 from mnq.ops.ibert_gelu.op import method as ibert_gelu
@@ -17,6 +17,7 @@ from mnq.ops.lut_gelu.op import method as lut_gelu
 from mnq.ops.lut_softmax.op import method as lut_softmax
 from mnq.ops.method import GeluMethod, LayerNormMethod, SoftmaxMethod
 from mnq.ops.operator import Operator
+from mnq.ops.patches.op import patches
 from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.requantize.op import requantize
@@ -39,6 +40,10 @@ LAYERNORM: dict[str, LayerNormMethod] = {
 # Attention operators by softmax method and form.
 ATTENTION: dict[str, dict[str, Operator]] = {
     name: attention(softmax) for name, softmax in SOFTMAX.items()
+}
+# The packed form of each, by the name of the operator that it calls.
+PACKED_ATTENTION: dict[str, Operator] = {
+    operator.name: packed(operator) for forms in ATTENTION.values() for operator in forms.values()
 }
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -67,6 +72,8 @@ OPERATORS: dict[str, Operator] = {
         *(method.operator for method in GELU.values()),
         *(method.operator for method in LAYERNORM.values()),
         *(operator for forms in ATTENTION.values() for operator in forms.values()),
+        *PACKED_ATTENTION.values(),
+        patches,
     )
 }
 

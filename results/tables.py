@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import assignment_tables
+import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -113,12 +114,17 @@ def sizes(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _read(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return data
+
+
 def render(text: str) -> str:
     """`text` with the content of every table marker written anew."""
-    measured = json.loads((RESULTS / "deit_t_accuracy.json").read_text())
-    choices = json.loads((RESULTS / "deit_t_calibration.json").read_text())
-    assigned = json.loads((RESULTS / "deit_t_assignment.json").read_text())
-    exported = json.loads((RESULTS / "sizes.json").read_text())
+    measured = _read("deit_t_accuracy")
+    choices = _read("deit_t_calibration")
+    assigned = _read("deit_t_assignment")
+    exported = _read("sizes")
     tables = {
         "accuracy": lambda: accuracy(measured),
         "swaps": lambda: swaps(measured),
@@ -133,6 +139,8 @@ def render(text: str) -> str:
         "costs": lambda: assignment_tables.costs(assigned),
         "front": lambda: assignment_tables.front(assigned),
         "seconds": lambda: assignment_tables.seconds(assigned),
+        "speed": lambda: speed_tables.latency(_read("speed")),
+        "memory": lambda: speed_tables.size(_read("speed")),
     }
 
     def fill(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
 """Doctor: what this machine has, what it lacks, and the command that mends it.
 
-Imports nothing but the standard library: it must run where a package of the base is missing.
+Imports the standard library only: it must run where a package of the base is missing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from mnq.ops.errors import EnvironmentLack
+from mnq.ops.library import NAME, cpu_path, library_path, why_no_library
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -37,7 +40,7 @@ TRAIN = {
 }
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 CUDA = "CUDAExecutionProvider"
-CPU_FEATURES = ("avx2", "avx512_vnni")
+CPU_FEATURES = ("avx2", "avx512_vnni", "avx512vbmi", "amx_int8")
 
 CPUINFO = Path("/proc/cpuinfo")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -77,7 +80,7 @@ def examine() -> list[Finding]:
     else:
         tests = list(_self_tests())
     train = [_package(name, least, WARNING) for name, least in TRAIN.items()]
-    return [_python(), _mnq(), *base, wheel, *tests, *train, _cpu(), _cores()]
+    return [_python(), _mnq(), *base, wheel, *tests, *train, _kernels(), _cpu(), _cores()]
 
 
 def _python() -> Finding:
@@ -209,6 +212,19 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
         return f"signal {signal.Signals(-done.returncode).name}"
     lines = done.stderr.strip().splitlines()
     return f"status {done.returncode}: {lines[-1] if lines else 'no message'}"
+
+
+def _kernels() -> Finding:
+    """The native library, and the inner loops that it chooses on this CPU."""
+    try:
+        library = library_path()
+        if library is not None:
+            return Finding("kernels", OK, f"{library}, path {cpu_path(library)}")
+        lack = f"expected {NAME}, found none, so models are slow: {why_no_library()}"
+    except EnvironmentLack as error:
+        lack = str(error)
+    found, _, remedy = lack.rpartition("; ")
+    return Finding("kernels", WARNING, found, remedy)
 
 
 def _cpu() -> Finding:

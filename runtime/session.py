@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from mnq.ops.body import IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack, InputError
+from mnq.ops.library import NAME, library_path, why_no_library
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,13 +75,16 @@ def open_session(
     level: str = "all",
     provider: str = "cpu",
     threads: int = 0,
+    kernels: bool | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on exactly the provider asked for.
 
     level: a key of LEVELS; provider: a key of PROVIDERS; threads: 0 lets onnxruntime choose.
+    kernels: True runs our operators on the native library, False by the model's own functions;
+    None on the library where there is one for the provider.
 
-    Raises EnvironmentLack if the provider is missing or did not start, InputError if
-    onnxruntime refuses the model.
+    Raises EnvironmentLack if the provider or the library is missing or did not start, InputError
+    if onnxruntime or a kernel refuses the model.
     """
     ort = load_onnxruntime()
     wanted = PROVIDERS[provider]
@@ -92,6 +97,9 @@ def open_session(
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    library = kernel_library(provider, kernels)
+    if library is not None:
+        _register(options, library)
     if provider != "cpu":
         _preload(ort)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -108,6 +116,36 @@ def open_session(
         raise _not_started(wanted, f"{session.get_providers()[0]} in its place")
     session.disable_fallback()
     return session
+
+
+def kernel_library(provider: str, kernels: bool | None) -> Path | None:
+    """The native library that a session loads; None if it runs the model's own functions.
+
+    Raises EnvironmentLack if `kernels` is True and there is none for the provider.
+    """
+    if kernels is False:
+        return None
+    if provider != "cpu":
+        if kernels is None:
+            return None
+        raise EnvironmentLack(
+            f"kernels: expected the provider cpu, found {provider}, which has none yet; "
+            "leave --kernels out"
+        )
+    path = library_path()
+    if path is None and kernels:
+        raise EnvironmentLack(f"kernels: expected {NAME}, found none: {why_no_library()}")
+    return path
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise EnvironmentLack(
+            f"kernels: expected onnxruntime to load {library}, found: {_reason(error)}; "
+            "or run without them: --no-kernels"
+        ) from error
 
 
 def infer(session: onnxruntime.InferenceSession, source: NDArray[Any]) -> list[NDArray[Any]]:

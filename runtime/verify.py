@@ -82,9 +82,16 @@ def check_purity(model: ModelFile) -> Report:
 
 
 def check_certificate(
-    model: ModelFile, level: str, *, provider: str = "cpu", threads: int = 0
+    model: ModelFile,
+    level: str,
+    *,
+    provider: str = "cpu",
+    threads: int = 0,
+    kernels: bool = False,
 ) -> Run:
     """Compare digests of every tensor on the certificate's own images at one optimization level.
+
+    kernels: run them, and not the model's own functions.
 
     The model also runs as deployed, with its output only, since reading inner tensors keeps
     the optimizer from fusing across them.
@@ -105,15 +112,22 @@ def check_certificate(
             f"certificate: expected a digest of every tensor, found none of {uncertified[0]!r} "
             f"({len(uncertified)} missing); export the model again"
         )
-    run = Run(f"certificate, {provider}, level {level}", images=count, differing_integers=None)
-    found = _outputs(model, list(wanted), level, provider, threads)(source)
+    place = _place(provider, level, kernels)
+    run = Run(f"certificate, {place}", images=count, differing_integers=None)
+    found = _outputs(model, list(wanted), level, provider, threads, kernels)(source)
     for name, values in found.items():
         _count(run, model, name, certificate.digest(values) == wanted[name])
-    plain = open_session(model.proto, level=level, provider=provider, threads=threads)
+    plain = open_session(
+        model.proto, level=level, provider=provider, threads=threads, kernels=kernels
+    )
     logits = infer(plain, source)[0]
     last = list(wanted)[-1]
     _count(run, model, last, certificate.digest(logits) == wanted[last])
     return run
+
+
+def _place(provider: str, level: str, kernels: bool) -> str:
+    return f"{provider}{' kernels' if kernels else ''}, level {level}"
 
 
 def _count(run: Run, model: ModelFile, name: str, equal: bool) -> None:
@@ -132,21 +146,23 @@ def compare(
     *,
     provider: str = "cpu",
     threads: int = 0,
+    kernels: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Run:
     """Compare every tensor with a reference on image batches, counting differing integers.
 
-    `advance` is called with the number of images after each batch.
+    kernels: as in `check_certificate`. `advance` is called with the number of images after each
+    batch.
     """
     if level not in LEVELS:
         raise InputError(f"verify: expected a level of {', '.join(LEVELS)}, found {level!r}")
-    run = Run(f"reference, {provider}, level {level}", differing_integers=0)
+    run = Run(f"reference, {_place(provider, level, kernels)}", differing_integers=0)
     session = None
     differing: set[str] = set()
     for batch in batches:
         expected = reference(batch)
         if session is None:
-            session = _outputs(model, list(expected), level, provider, threads)
+            session = _outputs(model, list(expected), level, provider, threads, kernels)
             run.tensors = len(expected)
         found = session(batch)
         for name, values in expected.items():
@@ -178,7 +194,7 @@ def _locate(
 
 
 def _outputs(
-    model: ModelFile, names: list[str], level: str, provider: str, threads: int
+    model: ModelFile, names: list[str], level: str, provider: str, threads: int, kernels: bool
 ) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
     available = {name for node in model.proto.graph.node for name in node.output}
     missing = [name for name in names if name not in available]
@@ -187,7 +203,8 @@ def _outputs(
             f"verify: expected {len(names)} named tensors in the model, found no {missing[0]!r} "
             f"({len(missing)} missing); export the model again"
         )
+    watched = with_all_outputs(model.proto, names)
     session = open_session(
-        with_all_outputs(model.proto, names), level=level, provider=provider, threads=threads
+        watched, level=level, provider=provider, threads=threads, kernels=kernels
     )
     return lambda source: dict(zip(names, infer(session, source), strict=True))

@@ -54,6 +54,11 @@ def lacking(marker: str) -> str | None:
     """Say what a test with this marker lacks on this machine; None if it can run."""
     if marker == "onnxruntime" and importlib.util.find_spec("onnxruntime") is None:
         return "missing onnxruntime: install the extra cpu or gpu"
+    if marker == "native":
+        from mnq.ops.library import library_path, why_no_library
+
+        if library_path() is None:
+            return f"missing native library: {why_no_library()}"
     if marker == "gpu":
         if importlib.util.find_spec("torch") is None:
             return "missing GPU: torch, which would find one, is not installed"

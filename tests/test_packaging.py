@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -28,11 +30,13 @@ MAY_IMPORT = {
 
 # Imported on machines that have the base install only: no module of an extra may come along.
 LIGHT = ["mnq.ops.errors", "mnq.runtime"]
-LIGHT += [f"mnq.cli.{name}" for name in ("main", "verify", "eval", "doctor")]
+LIGHT += [f"mnq.cli.{name}" for name in ("main", "verify", "eval", "bench", "doctor")]
 EXTRAS_MODULES = {
     "matplotlib",
+    "nncf",
     "onnx_graphsurgeon",
     "onnxruntime",
+    "openvino",
     "safetensors",
     "scipy",
     "sklearn",
@@ -75,31 +79,64 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                     yield node.lineno, argument.value
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+def built_wheel(out: Path, *options: str, **environment: str) -> zipfile.ZipFile:
     """The wheel of this tree, built by the backend that is installed here."""
-    out = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
     built = subprocess.run(
-        [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(ROOT)],
+        [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), *options, str(ROOT)],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = out.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel without the native library."""
+    with built_wheel(tmp_path_factory.mktemp("wheel"), MNQ_NO_OPS="1") as archive:
         yield archive
 
 
+def contents(wheel: zipfile.ZipFile) -> set[str]:
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def wheel_files() -> set[str]:
+    """What belongs into the wheel: all files but the sources of the native library."""
+    paths = [path for path in package_files() if path.parts[:2] != ("ops", "native")]
+    return {f"mnq/{path.as_posix()}" for path in paths if path.name != "kernel.h"}
+
+
 def test_wheel_holds_every_package_file_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert packed == {f"mnq/{path.as_posix()}" for path in package_files()}
+    assert contents(wheel) == wheel_files()
 
 
-def test_wheel_is_pure_and_carries_the_license(wheel: zipfile.ZipFile) -> None:
+def test_wheel_without_the_library_is_pure_and_carries_the_license(wheel: zipfile.ZipFile) -> None:
     version = PYPROJECT["project"]["version"]
     assert Path(str(wheel.filename)).name == f"mnq-{version}-py3-none-any.whl"
     assert f"mnq-{version}.dist-info/licenses/LICENSE" in wheel.namelist()
+
+
+@pytest.mark.native
+@pytest.mark.slow
+def test_wheel_with_the_library_is_for_any_python_of_the_platform(tmp_path: Path) -> None:
+    """Built where `make native` builds, so that nothing is compiled that has not changed."""
+    with built_wheel(tmp_path) as wheel:
+        assert contents(wheel) == wheel_files() | {"mnq/ops/libmnq_ops.so"}
+        assert re.fullmatch(r"mnq-[\d.]+-py3-none-linux_\w+\.whl", Path(str(wheel.filename)).name)
+
+
+def test_wheel_of_a_machine_without_a_compiler_says_why(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("missing program: cmake")
+    folder = f"--config-settings=build-dir={tmp_path / 'build'}"
+    with built_wheel(tmp_path, folder, CXX="/nowhere/c++") as wheel:
+        assert contents(wheel) == wheel_files() | {"mnq/ops/no_library.txt"}
+        reason = wheel.read("mnq/ops/no_library.txt").decode()
+    assert reason.startswith("expected a C++ compiler, found none; install one")
 
 
 def test_pyproject_maps_every_package_folder() -> None:
@@ -184,5 +221,5 @@ print(json.dumps([list(sys.modules["mnq"].__path__), list(sys.modules)]))
     )
     assert done.returncode == 0, done.stderr
     where, loaded = json.loads(done.stdout)
-    assert where == [str(unpacked / "mnq")]
+    assert where[0] == str(unpacked / "mnq")  # an editable install has a library beside it
     assert not EXTRAS_MODULES & {name.partition(".")[0] for name in loaded}

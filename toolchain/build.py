@@ -20,6 +20,7 @@ from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
 from mnq.toolchain.edges import Edges
+from mnq.toolchain.fuse import fuse
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.image import ImageInput
 from mnq.toolchain.map import Choice, Map
@@ -49,12 +50,12 @@ def build(
     image: ImageInput,
     form: str = "ivit",
 ) -> Program:
-    """The integer program of a calibrated graph.
+    """The integer program of a calibrated graph, views fused into operators where they fit.
 
     scales: per quantizer group (calibrate.scales); `image` replaces the input group's scale.
     form: how a weight's range becomes its scale (quantizers.RANGES).
     """
-    return _Builder(graph, edges, {**scales}, mapping, choices, image, form).build()
+    return fuse(_Builder(graph, edges, {**scales}, mapping, choices, image, form).build())
 
 
 @dataclass

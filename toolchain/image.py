@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from mnq.ops.errors import InputError
+from mnq.ops.patches.op import constants as patches_constants
+from mnq.ops.patches.op import patches
+from mnq.ops.requantize.op import Constants
 from mnq.toolchain.edges import INPUT_BITS
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.quantizers import activation_scale
@@ -26,6 +29,7 @@ class ImageInput:
         (normalized images, one ONNX QuantizeLinear).
     scale: value of one code: 1 pixel step, or the quantizer's bf16 scale.
     mean, std: per channel, of pixels divided by 255; shape: (C, H, W).
+    patch: (P, Q) if the codes enter as rows of patches, (B, H/P, W/Q, C*P*Q); None: as images.
     """
 
     kind: str
@@ -34,14 +38,30 @@ class ImageInput:
     std: tuple[float, ...]
     shape: tuple[int, int, int]
     name: str = "input.codes"
+    patch: tuple[int, int] | None = None
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """int8 codes of images (B, C, H, W): p - 128, or rne(x / S) as ONNX defines it."""
-        if self.kind == "uint8":
-            return (images.to(torch.int16) - OFFSET).to(torch.int8)
-        scale = torch.tensor(self.scale, dtype=torch.float32)
-        codes = torch.round(images.to(torch.float32) / scale)
-        return codes.clamp(-128, 127).to(torch.int8)
+        if self.kind == "float":
+            scale = torch.tensor(self.scale, dtype=torch.float32)
+            codes = torch.round(images.to(torch.float32) / scale)
+            images = codes.clamp(-128, 127).to(torch.int8)
+        if self.patch is not None:
+            values = (torch.as_tensor(value) for value in self.constants().values())
+            rows: torch.Tensor = patches(images, *values)
+            return rows
+        return (images.to(torch.int16) - self.offset).to(torch.int8)
+
+    @property
+    def offset(self) -> int:
+        """What is subtracted from pixels, or from the codes of the quantizer."""
+        return OFFSET if self.kind == "uint8" else 0
+
+    def constants(self) -> Constants:
+        """Constant inputs of the operator Patches, in its order; none for whole images."""
+        if self.patch is None:
+            return {}
+        return patches_constants(self.offset, self.shape, self.patch)
 
     def fold(
         self,

@@ -12,8 +12,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from mnq.ops.integer import INT8, INT32
+from mnq.ops.patches.op import patches
 from mnq.ops.registry import OPERATORS, with_calls
-from mnq.toolchain.image import OFFSET
 from mnq.toolchain.program import Program, Step
 from mnq.toolchain.views import VIEWS
 
@@ -34,7 +34,7 @@ def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
     ]
     _Writer(graph, program).write()
     model: ModelProto = gs.export_onnx(graph)
-    names = {step.operator for step in program.steps if step.operator in OPERATORS}
+    names = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     model.functions.extend(operator.function for operator in with_calls(names))
     model.ir_version = IR_VERSION
     model.producer_name = PRODUCER
@@ -133,7 +133,7 @@ class _Writer:
         return int(steps[name].settings.get("to", INT8)) if name in steps else INT8
 
     def _input(self) -> None:
-        """The graph input and its int8 codes: p - 128, or one QuantizeLinear."""
+        """The graph input and its int8 codes: p - 128, or one QuantizeLinear; then patches."""
         source = self.program.image
         floats = source.kind == "float"
         image = gs.Variable(INPUT, np.float32 if floats else np.uint8, ["batch", *source.shape])
@@ -141,10 +141,15 @@ class _Writer:
         if floats:
             scale = self._constant(source.name, "scale", np.float32(source.scale))
             zero = self._constant(source.name, "zero_point", np.int8(0))
-            self._node("QuantizeLinear", [image, scale, zero], source.name)
-        else:
+            name = source.name if source.patch is None else f"{source.name}.whole"
+            image = self._node("QuantizeLinear", [image, scale, zero], name)
+        if source.patch is not None:
+            values = source.constants().items()
+            constants = [self._constant(source.name, name, value) for name, value in values]
+            self._node(patches.name, [image, *constants], source.name, {}, DOMAIN)
+        elif not floats:
             wide = self._node("Cast", [image], f"{source.name}.wide", {"to": INT32})
-            offset = self._constant(source.name, "offset", np.int32(OFFSET))
+            offset = self._constant(source.name, "offset", np.int32(source.offset))
             centred = self._node("Sub", [wide, offset], f"{source.name}.centred")
             self._node("Cast", [centred], source.name, {"to": INT8})
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mnq.ops.attention.op import PROBABILITY_BITS, scores
+from mnq.ops.attention.op import PROBABILITY_BITS, scores, unpack
 from mnq.ops.integer import INT16, i64, row_max
 from mnq.ops.registry import GELU, LAYERNORM, SOFTMAX
 from mnq.toolchain.map import Choice
@@ -38,8 +38,9 @@ class Probe:
     def read(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Codes that the function reads, int64, from the step's input tensors."""
         if self.kind == "softmax":
+            q, k, _ = unpack(*inputs) if len(inputs) == 1 else inputs
             names = ("bias", "m_s", "e_s", "lo_s", "hi_s")
-            return i64(scores(*inputs[:2], *(self._constant(name) for name in names)))
+            return i64(scores(q, k, *(self._constant(name) for name in names)))
         return i64(inputs[0])
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:

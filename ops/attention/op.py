@@ -1,6 +1,7 @@
 """Attention of every softmax method, in the deferred and the normalized form (SPEC.md).
 
 Shapes: q (B, H, N, d), k and v (B, H, M, d), bias broadcastable to (B, H, N, M), y (B, H, N, d).
+Packed: qkv (B, N, 3, H, d), y (B, N, H, d).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from mnq.ops.integer import (
     matmul,
     quotient,
     row_max,
+    select,
     shift_right,
     total,
-    transpose_last,
+    transpose,
 )
 from mnq.ops.method import SoftmaxMethod
 from mnq.ops.operator import Operator
@@ -54,7 +56,7 @@ def scores(
     hi_s: Integers,
 ) -> Integers:
     """int8 codes (B, H, N, M) that the softmax reads: q k^T and bias, requantized."""
-    return qmatmul(q, transpose_last(k), bias, m_s, e_s, lo_s, hi_s, to=INT8)
+    return qmatmul(q, transpose(k, (0, 1, 3, 2)), bias, m_s, e_s, lo_s, hi_s, to=INT8)
 
 
 def _deferred(method: SoftmaxMethod) -> Operator:
@@ -92,6 +94,24 @@ def _normalized(method: SoftmaxMethod) -> Operator:
 def attention(method: SoftmaxMethod) -> dict[str, Operator]:
     """The operators of a method by form: "deferred" and "normalized"."""
     return {"deferred": _deferred(method), "normalized": _normalized(method)}
+
+
+def unpack(qkv: Integers) -> tuple[Integers, Integers, Integers]:
+    """q, k and v, each (B, H, N, d), of qkv (B, N, 3, H, d)."""
+    planes = transpose(qkv, (2, 0, 3, 1, 4))
+    return select(planes, 0), select(planes, 1), select(planes, 2)
+
+
+def packed(operator: Operator) -> Operator:
+    """The attention operator on the tensor that a fused qkv layer writes, token by token."""
+
+    def compute(*arguments: Integers) -> Integers:
+        """Attention whose queries, keys and values stand side by side, token by token."""
+        qkv, *rest = arguments
+        return transpose(operator(*unpack(qkv), *rest), (0, 2, 1, 3))
+
+    name = operator.name.replace("Attention", "PackedAttention")
+    return Operator(name, compute, ("qkv", *operator.inputs[3:]))
 
 
 def constants(

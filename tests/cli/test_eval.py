@@ -6,6 +6,7 @@ from cli_runs import Digits, mnq, payload, refused
 from onnx import TensorProto, helper
 
 from mnq.models.digits.model import WEIGHTS
+from mnq.runtime import session
 
 pytestmark = pytest.mark.onnxruntime
 
@@ -47,6 +48,24 @@ def test_float_and_integer_model_side_by_side(exported: Digits) -> None:
     assert abs(integers["top1"] - reference["top1"]) < 1
     assert integers["gained"] <= 2
     assert integers["lost"] <= 2
+
+
+@pytest.mark.native
+def test_kernels_judge_as_functions_do(exported: Digits) -> None:
+    options = ("--float", "--images", exported.test, "--limit", 50, "--json")
+    with_kernels, without = (
+        payload(mnq("eval", exported.onnx, *options, form))
+        for form in ("--kernels", "--no-kernels")
+    )
+    assert with_kernels == without
+
+
+def test_kernels_that_are_not_there(exported: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "library_path", lambda: None)
+    images = ("--images", exported.test, "--limit", 10)
+    assert mnq("eval", exported.onnx, *images).exit_code == 0
+    line = refused("eval", exported.onnx, *images, "--kernels", status=3)
+    assert "kernels: expected libmnq_ops.so, found none: " in line
 
 
 def test_table_for_people(exported: Digits) -> None:

@@ -73,6 +73,7 @@ def run(command: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.native  # the page of mnq-verify shows its rows
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_sessions_print_what_the_page_shows(page: Path, workplace: None) -> None:
     for command, shown in sessions(page):
@@ -93,7 +94,7 @@ def test_commands_and_options_of_the_page_exist(page: Path) -> None:
             assert f"  {option}" in help_text, line
 
 
-@pytest.mark.parametrize("verb", ["demo", "assign", "export", "verify", "eval"])
+@pytest.mark.parametrize("verb", ["demo", "assign", "export", "verify", "eval", "bench"])
 def test_every_option_of_a_command_is_on_its_page(verb: str) -> None:
     (page,) = re.findall(rf"^## mnq-{verb}\n(.*?)(?=^## |\Z)", PAGES[0].read_text(), re.M | re.S)
     shared = {"--json", "--quiet", "--help"}

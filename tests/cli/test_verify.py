@@ -8,6 +8,9 @@ import pytest
 from cli_runs import Digits, mnq, payload, refused, start
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from mnq.ops import library
+from mnq.runtime import session
+
 pytestmark = pytest.mark.onnxruntime
 
 
@@ -16,31 +19,71 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def test_the_certificate_holds_at_every_level(exported: Digits) -> None:
-    result = mnq("verify", exported.onnx, "--quiet")
+    result = mnq("verify", exported.onnx, "--no-kernels", "--quiet")
     assert result.exit_code == 0
     assert result.stderr == ""
     assert table_rows(result.stdout) == [
         ["integers", "only", "0", "float", "ok"],
         *(
-            ["certificate,", "cpu,", "level", level, "2", "73", "0", "ok"]
+            ["certificate,", "cpu,", "level", level, "2", "50", "0", "ok"]
             for level in ("disabled", "basic", "extended", "all")
         ),
     ]
 
 
+@pytest.mark.native
+def test_functions_and_kernels_are_both_verified(exported: Digits) -> None:
+    options = ("--level", "all", "--quiet")
+    functions = ["certificate,", "cpu,", "level", "all", "2", "50", "0", "ok"]
+    kernels = ["certificate,", "cpu", "kernels,", "level", "all", "2", "50", "0", "ok"]
+    both = mnq("verify", exported.onnx, *options)
+    assert (both.exit_code, both.stderr) == (0, "")
+    assert table_rows(both.stdout)[1:] == [functions, kernels]
+    assert table_rows(mnq("verify", exported.onnx, "--kernels", *options).stdout)[1:] == [kernels]
+
+
+@pytest.mark.native
+def test_kernels_are_compared_with_pytorch(exported: Digits) -> None:
+    options = ("--images", exported.test, "--count", 20, "--kernels", "--json")
+    (run,) = payload(mnq("verify", exported.onnx, *options))["runs"]
+    assert run["name"] == "reference, cpu kernels, level all"
+    assert (run["images"], run["tensors"], run["differing_integers"]) == (20, 49, 0)
+
+
+def test_a_missing_library_is_said_plainly(
+    exported: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "library_path", lambda: None)
+    monkeypatch.setattr(library, "why_no_library", lambda: "expected g++, found none; install it")
+    monkeypatch.setattr(session, "why_no_library", lambda: "expected g++, found none; install it")
+    result = mnq("verify", exported.onnx, "--level", "all", "--quiet")
+    assert result.exit_code == 0
+    assert len(table_rows(result.stdout)) == 2
+    assert result.stderr == (
+        "warning: kernels are not verified, there is no native library: expected g++, found none; "
+        "install it\n"
+    )
+    assert "expected libmnq_ops.so, found none: expected g++, found none; install it" in refused(
+        "verify", exported.onnx, "--kernels", status=3
+    )
+
+
 def test_pytorch_is_compared_integer_by_integer(exported: Digits) -> None:
     found = payload(
-        mnq("verify", exported.onnx, "--images", exported.test, "--count", 20, "--json")
+        mnq(
+            *("verify", exported.onnx, "--images", exported.test, "--count", 20),
+            *("--no-kernels", "--json"),
+        )
     )
     assert found["passed"] is True
     assert (found["model"], found["float_tensors"], found["skipped_images"]) == ("digits", [], 0)
     (run,) = found["runs"]
-    assert (run["images"], run["tensors"], run["differing_integers"]) == (20, 72, 0)
+    assert (run["images"], run["tensors"], run["differing_integers"]) == (20, 49, 0)
 
 
 def test_levels_can_be_chosen(exported: Digits) -> None:
     levels = ("--level", "basic", "--level", "disabled")
-    found = payload(mnq("verify", exported.onnx, *levels, "--threads", 1, "--json"))
+    found = payload(mnq("verify", exported.onnx, *levels, "--threads", 1, "--no-kernels", "--json"))
     assert [run["name"] for run in found["runs"]] == [
         "certificate, cpu, level basic",
         "certificate, cpu, level disabled",
@@ -51,7 +94,7 @@ def test_a_corrupt_image_is_named_skipped_and_counted(exported: Digits, tmp_path
     for number, path in enumerate(sorted(exported.test.glob("3/*.png"))[:4]):
         data = path.read_bytes()
         (tmp_path / f"{number}.png").write_bytes(data[:50] if number == 1 else data)
-    result = mnq("verify", exported.onnx, "--images", tmp_path, "--json")
+    result = mnq("verify", exported.onnx, "--images", tmp_path, "--no-kernels", "--json")
     found = payload(result)
     assert (found["skipped_images"], found["runs"][0]["images"]) == (1, 3)
     assert result.stderr.startswith("warning: skipped image 1.png: ")
@@ -99,14 +142,15 @@ Tampered = Callable[[Callable[[ModelProto], None]], Path]
 
 def test_one_changed_integer_is_found_and_named(tampered: Tampered) -> None:
     path = tampered(other_integer)
-    result = mnq("verify", path, "--level", "all", "--json")
+    options = ("--level", "all", "--no-kernels")
+    result = mnq("verify", path, *options, "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["passed"] is False
     assert report["runs"][0]["first"]["module"] == "blocks.1.mlp.fc1"
     assert result.stderr.startswith("mnq-verify: error: verify: expected equal integers, found a ")
     assert "of torch module 'blocks.1.mlp.fc1'" in result.stderr
-    shown = mnq("verify", path, "--level", "all", "--quiet")
+    shown = mnq("verify", path, *options, "--quiet")
     assert shown.exit_code == 1
     assert table_rows(shown.stdout)[1][-1] == "FAILED"
 

@@ -65,17 +65,22 @@ def inputs_in(page: Path, operator: str) -> tuple[str, ...]:
     """The inputs that a page lists for an operator.
 
     The first code span of a row names an input, further ones the only operators that have it.
-    A row without a code span stands for the operator's own row in the section's second table.
+    "(packed)" limits it to the packed variants, which have everything else in common with the
+    operators that they call, "(not packed)" to the others. A row without a code span stands for
+    the operator's own row in the section's second table.
     """
     rows, *more = tables(section(page, "Inputs"))
     own = {
         CODE_SPAN.findall(row[0])[0]: CODE_SPAN.findall(row[1]) for table in more for row in table
     }
+    other_layout = "(not packed)" if "Packed" in operator else "(packed)"
     names: list[str] = []
     for row in rows:
         spans = CODE_SPAN.findall(row[0])
+        if other_layout in row[0]:
+            continue
         if not spans:
-            names += own[operator]
+            names += own[operator.replace("Packed", "")]
         elif not spans[1:] or operator in spans[1:]:
             names.append(spans[0])
     return tuple(names)

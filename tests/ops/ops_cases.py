@@ -14,9 +14,11 @@ from ops_harness import Array, Case
 
 from mnq.ops.attention.op import constants as attention_constants
 from mnq.ops.integer import INT8, INT16
+from mnq.ops.patches.op import constants as patches_constants
+from mnq.ops.patches.op import patches
 from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
-from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, SOFTMAX
+from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, PACKED_ATTENTION, SOFTMAX
 from mnq.ops.requantize.op import code_range, requantize
 from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
@@ -174,6 +176,24 @@ def attention(
     return Case(ATTENTION[method][form], qkv, bias | constants)
 
 
+def packed_attention(
+    rng: np.random.Generator, method: str, form: str, bits: int, tokens: int, masked: bool
+) -> Case:
+    """The same for two images, their queries, keys and values side by side."""
+    constants = attention(rng, method, form, bits, tokens, masked).constants
+    qkv = {"qkv": codes(rng, (2, tokens, 3, HEADS, 64), bits)}
+    return Case(PACKED_ATTENTION[ATTENTION[method][form].name], qkv, constants)
+
+
+def cut(rng: np.random.Generator, bits: int, pixels: bool, patch: tuple[int, int]) -> Case:
+    """Two images of three channels, as pixels or as codes of `bits` bits."""
+    x = codes(rng, (2, 3, 48, 32), bits)
+    if pixels:
+        x = (x.astype(np.int16) + 128).astype(np.uint8)
+    constants = patches_constants(128 if pixels else 0, (3, 48, 32), patch)
+    return Case(patches, {"x": x}, constants)
+
+
 add("Requantize every shift", requantize_every_shift)
 add("RequantizeAdd 16 bits", requantize_sum, 16)
 for bits in BITS:
@@ -198,6 +218,14 @@ for method in SOFTMAX:
             also = " masked" if masked else ""
             name = f"{operator.name} {bits} bits {tokens} tokens{also}"
             add(name, attention, method, form, bits, tokens, masked)
+        operator = PACKED_ATTENTION[operator.name]
+        for bits, tokens, masked in ((8, 65, False), (6, 17, True), (4, 16, False)):
+            also = " masked" if masked else ""
+            name = f"{operator.name} {bits} bits {tokens} tokens{also}"
+            add(name, packed_attention, method, form, bits, tokens, masked)
+add("Patches 8 bits pixels", cut, 8, True, (16, 16))
+add("Patches 6 bits", cut, 6, False, (8, 8))
+add("Patches 4 bits wide", cut, 4, False, (4, 32))
 for method in GELU:
     for bits, scale in ((8, 0.03), (8, 0.003), (6, 0.13), (4, 0.5)):
         name = f"{GELU[method].operator.name} {bits} bits scale {scale}"

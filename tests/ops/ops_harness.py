@@ -8,28 +8,41 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import FunctionProto, ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from ops_native import PATHS, Native, make_kernel
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from mnq.ops.integer import INT8, INT16, INT32, INT64
+from mnq.ops.library import library_path
 from mnq.ops.operator import Operator
 from mnq.ops.registry import OPERATORS, with_calls
 
 Array = NDArray[np.generic]
 
-ELEMENT_TYPE = {np.int8: INT8, np.int16: INT16, np.int32: INT32, np.int64: INT64}
+ELEMENT_TYPE = {
+    np.uint8: int(TensorProto.UINT8), np.int8: INT8, np.int16: INT16, np.int32: INT32,
+    np.int64: INT64,
+}  # fmt: skip
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 REFERENCE = "onnx.reference"
+KERNELS = "kernels in onnxruntime"
 BACKENDS = [
     *(pytest.param(level, marks=pytest.mark.onnxruntime, id=level) for level in LEVELS),
     pytest.param(REFERENCE, id=REFERENCE),
+    pytest.param(KERNELS, marks=[pytest.mark.onnxruntime, pytest.mark.native], id=KERNELS),
+    *(
+        pytest.param(Native(path, threads), marks=pytest.mark.native, id=f"{path} x{threads}")
+        for path in PATHS
+        for threads in (1, 3)
+    ),
 ]
 
 
@@ -91,13 +104,19 @@ class Case:
             ir_version=IR_VERSION,
         )
 
-    def run(self, backend: str) -> Array:
+    def run(self, backend: str | Native) -> Array:
         """What the back end returns."""
         if backend == REFERENCE:
             return ReferenceEvaluator(self.model).run(None, dict(self.activations))[0]
+        if backend == KERNELS:
+            return run_onnxruntime(self.model, self.activations, library=library_path())
+        if isinstance(backend, Native):
+            to = self.attributes.get("to", 0)
+            kernel = make_kernel(self.operator, self.activations, self.constants, to, backend.path)
+            return kernel.run(self.activations, backend.threads)
         return run_onnxruntime(self.model, self.activations, backend)
 
-    def check(self, backend: str) -> None:
+    def check(self, backend: str | Native) -> None:
         """Fail unless the back end returns the integers of torch."""
         assert_same(self.run(backend), self.expected, f"{self.operator.name} on {backend}")
 
@@ -107,14 +126,21 @@ class Case:
 
 
 def run_onnxruntime(
-    model: ModelProto, feeds: Mapping[str, Array], level: str = "ORT_ENABLE_ALL"
+    model: ModelProto,
+    feeds: Mapping[str, Array],
+    level: str = "ORT_ENABLE_ALL",
+    library: Path | None = None,
 ) -> Array:
-    """The model's output on onnxruntime's CPU provider at one of `LEVELS`."""
+    """The model's output on onnxruntime's CPU provider at one of `LEVELS`, with kernels of a
+    library or without.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -12,7 +12,7 @@ from ops_harness import Case
 from ops_strategies import few
 
 from mnq.ops.attention.op import attention, constants
-from mnq.ops.registry import ATTENTION, SOFTMAX
+from mnq.ops.registry import ATTENTION, PACKED_ATTENTION, SOFTMAX
 
 SCORE_SCALES = (0.02, 0.375)  # one per head
 ACCUMULATOR_SCALE, VALUE_SCALE, OUT_SCALE = 0.0009, 0.02, 0.01
@@ -143,7 +143,29 @@ def test_constants_are_the_inputs_after_the_bias(method: str) -> None:
     for form, operator in attention(SOFTMAX[method]).items():
         values = constants(SOFTMAX[method], form, 0.001, np.float32(0.05), 0.02, 0.01, 8)
         assert operator.inputs == ("q", "k", "v", "bias", *values)
-        assert operator.attributes == ()
+        assert PACKED_ATTENTION[operator.name].inputs == ("qkv", "bias", *values)
+        assert operator.attributes == PACKED_ATTENTION[operator.name].attributes == ()
+
+
+@pytest.mark.parametrize("form", ["deferred", "normalized"])
+@pytest.mark.parametrize("method", SOFTMAX)
+def test_packed_attention_differs_in_layout_only(method: str, form: str) -> None:
+    batch, tokens, heads, width = 2, 5, 3, 4
+    rng = np.random.default_rng(5)
+    qkv = rng.integers(-128, 128, (batch, tokens, 3, heads, width)).astype(np.int8)
+    separate = {name: np.empty((batch, heads, tokens, width), np.int8) for name in ("q", "k", "v")}
+    for b, n, part, head in np.ndindex(qkv.shape[:-1]):
+        separate["qkv"[part]][b, head, n] = qkv[b, n, part, head]
+    values = constants(
+        SOFTMAX[method], form, ACCUMULATOR_SCALE, np.float32(0.05), VALUE_SCALE, OUT_SCALE, 8
+    )
+    values["bias"] = rng.integers(-2000, 2000, (1, heads, tokens, tokens)).astype(np.int32)
+    operator = ATTENTION[method][form]
+    want = Case(operator, separate, values).compute()
+    got = Case(PACKED_ATTENTION[operator.name], {"qkv": qkv}, values).compute()
+    assert got.shape == (batch, tokens, heads, width) and got.dtype == np.int8
+    for b, n, head in np.ndindex(got.shape[:-1]):
+        assert got[b, n, head].tolist() == want[b, head, n].tolist()
 
 
 @pytest.mark.parametrize("method", ["ivit", "ibert", "lut"])

@@ -12,18 +12,21 @@ from onnx import AttributeProto, ModelProto, TensorProto
 from onnx.inliner import inline_local_functions
 from ops_cases import BITS, CASES
 from ops_harness import BACKENDS, Case
+from ops_native import Native
 
 from mnq.ops.body import DOMAIN
 from mnq.ops.registry import OPERATORS
 
 ALLOWED = {
     "Add", "Cast", "Constant", "Div", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",
-    "MatMulInteger", "Mod", "Mul", "ReduceMax", "ReduceSum", "Shape", "Sub", "Transpose", "Where",
+    "MatMulInteger", "Mod", "Mul", "ReduceMax", "ReduceSum", "Reshape", "Shape", "Sub", "Transpose",
+    "Where",
 }  # fmt: skip
 """All that a body may use; Max and Min are wrong for int64 in onnxruntime 1.31.1 (CPU)."""
 
 INTEGERS = {
-    TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL,
+    TensorProto.UINT8, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+    TensorProto.BOOL,
 }  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_backend_gives_the_integers_of_torch(case: Case, backend: str) -> None:
+def test_backend_gives_the_integers_of_torch(case: Case, backend: str | Native) -> None:
     case.check(backend)
 
 

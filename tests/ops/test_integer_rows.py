@@ -88,10 +88,29 @@ def test_gather_reads_the_table(backend: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_transpose_last_exchanges_two_axes(backend: str) -> None:
-    x = any_int64((2, 3, 4, 5))
-    made = probe(integer.transpose_last, x)
-    assert_same(np.ascontiguousarray(made.expected), x.swapaxes(2, 3), "torch")
+@pytest.mark.parametrize("perm", [(1, 0), (0, 1, 3, 2), (2, 0, 3, 1, 4)])
+def test_transpose_orders_the_axes(backend: str, perm: tuple[int, ...]) -> None:
+    x = any_int64((2, 3, 4, 5, 6)[: len(perm)])
+    made = probe(lambda a: integer.transpose(a, perm), x)
+    assert_same(made.expected, x.transpose(perm), "torch")
+    made.check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("index", [0, 2])
+def test_select_takes_one_entry_of_the_first_axis(backend: str, index: int) -> None:
+    x = any_int64((3, 2, 4, 5))
+    made = probe(lambda a: integer.select(a, index), x)
+    assert_same(made.expected, x[index], "torch")
+    made.check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(-1, 4), (2, 3, 2, 2), (24,)])
+def test_reshape_keeps_the_order(backend: str, shape: tuple[int, ...]) -> None:
+    x = any_int64((2, 3, 4))
+    made = probe(integer.reshape, x, np.array(shape, np.int64))
+    assert_same(made.expected, x.reshape(shape), "torch")
     made.check(backend)
 
 

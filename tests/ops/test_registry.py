@@ -11,6 +11,7 @@ from mnq.ops.registry import (
     LAYERNORM,
     METHODS,
     OPERATORS,
+    PACKED_ATTENTION,
     SOFTMAX,
     UNIFORM,
     with_calls,
@@ -54,11 +55,15 @@ def test_operators_are_named_after_method_and_kind() -> None:
             "deferred": f"{prefixes[name]}Attention",
             "normalized": f"{prefixes[name]}NormalizedAttention",
         }
+        assert [PACKED_ATTENTION[operator.name].name for operator in forms.values()] == [
+            f"{prefixes[name]}PackedAttention",
+            f"{prefixes[name]}NormalizedPackedAttention",
+        ]
 
 
 def test_operators_are_listed_under_their_own_names() -> None:
     assert all(operator.name == name for name, operator in OPERATORS.items())
-    assert len(OPERATORS) == 5 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 2 * len(SOFTMAX)
+    assert len(OPERATORS) == 6 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 4 * len(SOFTMAX)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -92,6 +97,8 @@ def test_fused_operators_call_their_parts() -> None:
         assert forms["deferred"].calls == ("QMatMul", "Requantize")
         softmax = SOFTMAX[name].operator.name
         assert forms["normalized"].calls == ("QMatMul", softmax, "Requantize")
+        for operator in forms.values():
+            assert PACKED_ATTENTION[operator.name].calls == (operator.name,)
 
 
 def test_every_operator_folder_has_a_test_of_its_name() -> None:

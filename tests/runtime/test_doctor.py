@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mnq.ops.errors import EnvironmentLack
 from mnq.runtime import doctor
 from mnq.runtime.doctor import CUDA, OK, PROBLEM, WARNING, Finding, examine
 
@@ -33,6 +34,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         monkeypatch.setattr(doctor, "_run_self_test", lambda provider: (answers[provider], log))
         return {finding.name: finding for finding in examine()}
 
+    monkeypatch.setattr(doctor, "library_path", lambda: Path("/x/libmnq_ops.so"))
+    monkeypatch.setattr(doctor, "cpu_path", lambda library: "avx512")
     monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(doctor, "QUOTA", tmp_path / "cpu.max")
     return examined
@@ -209,11 +212,38 @@ def test_a_process_that_dies_is_survived(
     assert f"the self-test {error}" in answer["error"]
 
 
+def test_the_library_and_its_path_are_named(machine: Machine) -> None:
+    found = machine(COMPLETE)["kernels"]
+    assert found == Finding("kernels", OK, "/x/libmnq_ops.so, path avx512")
+
+
+def test_a_missing_library_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(COMPLETE)
+    monkeypatch.setattr(doctor, "library_path", lambda: None)
+    monkeypatch.setattr(doctor, "why_no_library", lambda: "expected g++, found none; install it")
+    text = "expected libmnq_ops.so, found none, so models are slow: expected g++, found none"
+    assert doctor._kernels() == Finding("kernels", WARNING, text, "install it")
+
+
+def test_a_library_that_cannot_be_used_is_a_warning(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(library: Path) -> str:
+        raise EnvironmentLack("MNQ_CPU_PATH: expected avx2, found 'x'; unset it")
+
+    machine(COMPLETE)
+    monkeypatch.setattr(doctor, "cpu_path", refuse)
+    text = "MNQ_CPU_PATH: expected avx2, found 'x'"
+    assert doctor._kernels() == Finding("kernels", WARNING, text, "unset it")
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "found"),
-    [("fpu avx2 avx512_vnni", OK, "avx2 yes, avx512_vnni yes"),
-     ("fpu avx2", OK, "avx2 yes, avx512_vnni no"),
-     ("fpu avx512_vnnix", WARNING, "avx2 no, avx512_vnni no: right integers, but slow")],
+    [("fpu avx2 avx512_vnni avx512vbmi", OK,
+      "avx2 yes, avx512_vnni yes, avx512vbmi yes, amx_int8 no"),
+     ("fpu avx2", OK, "avx2 yes, avx512_vnni no, avx512vbmi no, amx_int8 no"),
+     ("fpu avx512_vnnix", WARNING,
+      "avx2 no, avx512_vnni no, avx512vbmi no, amx_int8 no: right integers, but slow")],
 )  # fmt: skip
 def test_cpu_features_are_read_from_cpuinfo(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, flags: str, status: str, found: str

@@ -1,12 +1,13 @@
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from runtime_tiny import Tiny, add_node
 
 from mnq.ops.errors import EnvironmentLack, InputError
@@ -158,9 +159,12 @@ def test_bytes_that_are_no_model_are_refused() -> None:
 
 
 @pytest.mark.onnxruntime
+@pytest.mark.parametrize(
+    "kernels", [False, pytest.param(True, marks=pytest.mark.native)], ids=["functions", "kernels"]
+)
 @pytest.mark.parametrize("level", LEVELS)
-def test_sessions_run_on_the_provider_at_every_level(tiny: Tiny, level: str) -> None:
-    opened = open_session(tiny.data, level=level, threads=1)
+def test_sessions_run_on_the_provider_at_every_level(tiny: Tiny, level: str, kernels: bool) -> None:
+    opened = open_session(tiny.data, level=level, threads=1, kernels=kernels)
     options = opened.get_session_options()
     assert opened.get_providers() == [CPU]
     assert options.intra_op_num_threads == 1
@@ -178,6 +182,65 @@ def test_images_of_another_shape_are_refused(tiny: Tiny, shape: tuple[int, ...])
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="float32"):
         infer(opened, tiny.images.astype(np.float32))
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install without the native library."""
+    monkeypatch.setattr(session, "library_path", lambda: None)
+    monkeypatch.setattr(session, "why_no_library", lambda: "expected a compiler; install one")
+
+
+def test_without_a_library_models_run_unless_it_is_asked_for(no_library: None) -> None:
+    assert session.kernel_library("cpu", None) is None
+    assert session.kernel_library("cpu", False) is None
+    with pytest.raises(
+        EnvironmentLack, match=r"^kernels: expected libmnq_ops\.so, found none: exp"
+    ):
+        session.kernel_library("cpu", True)
+
+
+def test_there_are_no_kernels_for_cuda() -> None:
+    assert session.kernel_library("cuda", None) is None
+    assert session.kernel_library("cuda", False) is None
+    with pytest.raises(EnvironmentLack, match=r"^kernels: expected the provider cpu, found cuda"):
+        session.kernel_library("cuda", True)
+
+
+@pytest.mark.native
+def test_the_library_is_used_where_there_is_one() -> None:
+    assert session.kernel_library("cpu", None) == session.kernel_library("cpu", True)
+    assert session.kernel_library("cpu", False) is None
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.native
+@pytest.mark.parametrize("kernels", [None, True, False])
+def test_kernels_are_used_unless_they_are_not_wanted(tiny: Tiny, kernels: bool | None) -> None:
+    """Seen by a bias of another type, which kernels refuse and functions take."""
+    changed = tiny.copy()
+    node = next(node for node in changed.graph.node if node.op_type == "QLinear")
+    bias = next(tensor for tensor in changed.graph.initializer if tensor.name == node.input[2])
+    wide = numpy_helper.to_array(bias).astype(np.int64)
+    bias.CopyFrom(numpy_helper.from_array(wide, bias.name))
+    if kernels is False:
+        open_session(changed, kernels=kernels)
+        return
+    with pytest.raises(InputError, match=r"mnq\.QLinear node .*'bias': expected int32"):
+        open_session(changed, kernels=kernels)
+
+
+@pytest.mark.onnxruntime
+def test_a_library_that_does_not_load_is_named(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "libmnq_ops.so").write_text("text")
+    monkeypatch.setenv("MNQ_OPS_LIBRARY", str(tmp_path / "libmnq_ops.so"))
+    with pytest.raises(
+        EnvironmentLack, match=r"^kernels: expected onnxruntime to load /.*; or run"
+    ):
+        open_session(tiny.data)
+    open_session(tiny.data, kernels=False)
 
 
 def test_all_outputs_are_the_named_tensors_in_this_order(tiny: Tiny, proto: ModelProto) -> None:

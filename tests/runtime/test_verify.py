@@ -44,6 +44,26 @@ def test_an_untouched_model_passes_at_every_level(model: ModelFile, level: str) 
     assert run.name == f"certificate, cpu, level {level}"
 
 
+@pytest.mark.native
+def test_an_untouched_model_passes_with_kernels(tiny: Tiny, model: ModelFile) -> None:
+    run = check_certificate(model, "all", kernels=True)
+    assert run.passed
+    assert run.name == "certificate, cpu kernels, level all"
+    run = compare(model, tiny.reference, batches(tiny), kernels=True)
+    assert run.passed
+    assert run.name == "reference, cpu kernels, level all"
+
+
+@pytest.mark.native
+def test_a_flipped_bit_is_found_with_kernels(tiny: Tiny, model: ModelFile) -> None:
+    flip_bit(model.proto, "blocks.0.attn.qkv.w", 100, 6)
+    run = compare(model, tiny.reference, [tiny.images], kernels=True)
+    assert run.first is not None
+    assert run.first.tensor == "blocks.0.attn.qkv"
+    functions = compare(model, tiny.reference, [tiny.images])
+    assert (run.first, run.differing_integers) == (functions.first, functions.differing_integers)
+
+
 def test_an_untouched_model_equals_its_reference(tiny: Tiny, model: ModelFile) -> None:
     report = check_purity(model)
     assert not report.passed  # nothing compared yet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -29,8 +30,9 @@ def test_steps_say_where_they_come_from(quantized: Quantized) -> None:
     program, graph = quantized.program("ibert"), quantized.graph
     for s in program.steps:
         node = graph.nodes[s.output]
-        assert (s.module, s.site, s.shape) == (node.module, node.site, node.shape)
-    assert step(program, "blocks.0.attn.context").operator == "IBertAttention"
+        assert (s.module, s.site) == (node.module, node.site)
+        assert math.prod(s.shape) == math.prod(node.shape)
+    assert step(program, "blocks.0.attn.context").operator == "IBertPackedAttention"
     assert {s.site for s in program.steps} - {""} == set(graph.sites())
 
 
@@ -83,8 +85,8 @@ def test_a_map_with_several_methods_uses_each_at_its_site(quantized: Quantized) 
     sites["blocks.1.mlp.act"] = {"method": "ivit"}
     program = quantized.build(Map("tiny", defaults=UNIFORM["ibert"], sites=sites))
     operators = {s.site: s.operator for s in program.steps if s.site}
-    assert operators["blocks.0.attn.softmax"] == "LutNormalizedAttention"
-    assert operators["blocks.1.attn.softmax"] == "IBertAttention"
+    assert operators["blocks.0.attn.softmax"] == "LutNormalizedPackedAttention"
+    assert operators["blocks.1.attn.softmax"] == "IBertPackedAttention"
     assert operators["blocks.1.mlp.act"] == "IVitGelu"
     assert operators["blocks.0.mlp.act"] == "IBertGelu"
 
@@ -128,7 +130,7 @@ def test_class_token_shares_the_scale_of_the_patches(quantized: Quantized) -> No
 def test_views_are_steps_of_their_own_name(quantized: Quantized) -> None:
     program = quantized.program("lut")
     views = [s for s in program.steps if s.operator in VIEWS]
-    assert len(views) > 15 and all(not s.constants for s in views)
+    assert len(views) >= 8 and all(not s.constants for s in views)
 
 
 # --- what cannot be built ---

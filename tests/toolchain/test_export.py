@@ -99,8 +99,8 @@ def test_metadata_keeps_a_mixed_map_and_settings(mixed: ModelFile, quantized: Qu
     assert mixed.input_kind == "float"
     assert (mixed.quantization["method"], mixed.quantization["form"]) == ("percentile", "paper")
     operators = {node.name: node.op_type for node in mixed.proto.graph.node}
-    assert operators["blocks.0.attn.context"] == "LutNormalizedAttention"
-    assert operators["blocks.1.attn.context"] == "IVitAttention"
+    assert operators["blocks.0.attn.context"] == "LutNormalizedPackedAttention"
+    assert operators["blocks.1.attn.context"] == "IVitPackedAttention"
     assert operators["blocks.1.mlp.act"] == "IVitGelu"
     assert operators["blocks.0.mlp.act"] == "IBertGelu"
     assert operators["norm"] == "FqVitLayerNorm"

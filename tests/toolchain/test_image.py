@@ -10,7 +10,7 @@ import toolchain_models as models
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from toolchain_harness import Quantized, step
-from toolchain_models import MEAN, SIZE, STD, Tokens
+from toolchain_models import MEAN, SIZE, STD, OnPixels, Tokens
 from torch import nn
 
 from mnq.ops.body import IR_VERSION, OPSET
@@ -62,7 +62,7 @@ def quantize_linear(scale: float) -> Any:
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
-    return open_session(model, threads=1)
+    return open_session(model, threads=1, kernels=False)
 
 
 # Dividing by the last two and multiplying by their reciprocals differ for many values near ties.
@@ -91,19 +91,8 @@ def test_float_codes_are_those_of_quantize_linear(scale: float) -> None:
 # --- folding ---
 
 
-class OnPixels(Tokens):
-    """A linear layer on the image itself, its channels in three blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(3 * SIZE * SIZE, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x.flatten(1))
-
-
 class ChannelsLast(OnPixels):
-    """The same with interleaved channels."""
+    """A linear layer on the image itself, its channels interleaved."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.first(x.permute(0, 2, 3, 1).flatten(1))

@@ -60,7 +60,7 @@ def check_on_onnxruntime(program: Program, levels: tuple[str, ...] = LEVELS) -> 
             expected = {n: v.numpy() for n, v in program.run(torch.from_numpy(images)).items()}
             for name, values in run(images).items():
                 assert_same(values, expected[name], f"{name}, level {level}, batch {batch}")
-        deployed = open_session(proto, level=level, threads=1)
+        deployed = open_session(proto, level=level, threads=1, kernels=False)
         logits = deployed.run(None, {INPUT: images})[0]
         assert_same(logits, expected[program.output], f"logits, level {level}")
 
@@ -102,6 +102,15 @@ def test_other_models_compute_the_integers_of_their_program(
     build: Callable[[], torch.nn.Module], normalized: torch.Tensor
 ) -> None:
     check_on_onnxruntime(Quantized(build(), normalized).program("lut"), ("all",))
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_image_that_is_not_cut_into_patches(kind: str, normalized: torch.Tensor) -> None:
+    quantized = Quantized(models.randomize(models.OnPixels()), normalized)
+    program = quantized.program("lut", kind=kind)
+    assert program.image.patch is None
+    check_on_onnxruntime(program, ("all",))
 
 
 # --- the file ---
@@ -163,7 +172,7 @@ def test_every_operator_has_its_function_and_no_other_is_there(proto: onnx.Model
         waiting += called - needed
         needed |= called
     assert set(functions) == needed and len(functions) == len(proto.functions)
-    assert "LutAttention" in needed and "FqVitAttention" not in needed
+    assert {"LutPackedAttention", "Patches"} <= needed and "FqVitAttention" not in needed
 
 
 def test_lowering_twice_gives_the_same_bytes(quantized: Quantized) -> None:

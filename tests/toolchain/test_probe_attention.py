@@ -7,7 +7,7 @@ import pytest
 import toolchain_models as models
 import torch
 from numpy.typing import NDArray
-from toolchain_harness import FORMS, METHODS, Quantized, sqnr
+from toolchain_harness import FORMS, METHODS, Quantized, separate, sqnr, step
 
 from mnq.ops.requantize.op import code_range
 from mnq.toolchain.map import Choice
@@ -58,10 +58,19 @@ def test_scores_are_what_the_operator_computes_inside(
     for probe, inputs, _ in found:
         codes = probe.read(inputs)
         assert codes.dtype == torch.int64
-        np.testing.assert_array_equal(codes.numpy(), reference_scores(probe, *inputs[:2]))
+        np.testing.assert_array_equal(codes.numpy(), reference_scores(probe, *separate(inputs)[:2]))
         assert code_range(bits)[0] <= int(codes.min()) and int(codes.max()) <= code_range(bits)[1]
         scale = float(quantized.scales(bits)[f"{probe.step.output}.scores"])
         assert torch.equal(probe.value(codes), codes.double() * scale)
+
+
+def test_scores_of_separate_queries_and_keys(normalized: torch.Tensor) -> None:
+    """Norms of queries and keys: the operator reads three tensors."""
+    (found,) = walk(Quantized(models.tiny(depth=1, qk_norm=True), normalized), "lut", FORMS[0], 8)
+    probe, inputs, _ = found
+    expected = reference_scores(probe, *inputs[:2])
+    assert len(inputs) == 3
+    np.testing.assert_array_equal(probe.read(inputs).numpy(), expected)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -91,20 +100,19 @@ def test_probabilities_times_v_are_what_the_operator_rounds(
     """
     lo, hi = code_range(bits)
     for probe, inputs, output in walk(quantized, method, form, bits):
-        p, v = probe.write(probe.read(inputs)), inputs[2].double()
+        p, v = probe.write(probe.read(inputs)), separate(inputs)[2].double()
         in_steps_of_v = p @ v
         error = torch.zeros_like(in_steps_of_v)
         if form == "deferred":
-            largest = 255 * inputs[2].shape[-2] * 128
+            largest = 255 * v.shape[-2] * 128
             error += largest * 2.0**-31 + 2.0**-16
         ratio = value_scale(quantized, probe, bits) / probe.step.scale
         expected = (in_steps_of_v * ratio).clamp(lo, hi)
         allowed = 0.5 + error * ratio + expected.abs() * 2.0**-29
-        assert bool(((output.double() - expected).abs() <= allowed).all())
+        assert bool(((output.double().transpose(1, 2) - expected).abs() <= allowed).all())
         assert int(output.abs().max()) > hi // 2
 
 
 def value_scale(quantized: Quantized, probe: Probe, bits: int) -> float:
-    """The scale of V, which the program's steps say."""
-    steps = quantized.program("lut", bits=bits).steps
-    return next(s.scale for s in steps if s.output == probe.step.inputs[2])
+    """The scale of V, which is that of queries and keys."""
+    return step(quantized.program("lut", bits=bits), probe.step.inputs[0]).scale

@@ -11,7 +11,7 @@ import pytest
 import toolchain_models as models
 import torch
 from numpy.typing import NDArray
-from toolchain_harness import Quantized, batches
+from toolchain_harness import Quantized, batches, separate
 
 from mnq.ops.registry import METHODS, UNIFORM
 from mnq.toolchain import sensitivity
@@ -63,11 +63,12 @@ def float_site(quantized: Quantized, floats: Tensors, site: str) -> tuple[Any, A
 
 def read_codes(step: Step, tensors: dict[str, torch.Tensor]) -> NDArray[np.int64]:
     """What a site's function reads; for attention floor((q k + bias) m / 2^e + 1/2)."""
-    inputs = [tensors[name].numpy().astype(np.int64) for name in step.inputs]
-    if len(inputs) == 1:
-        return inputs[0]
+    inputs = [tensors[name].long() for name in step.inputs]
+    if not step.operator.endswith("Attention"):
+        return inputs[0].numpy()
+    q, k, _ = (x.numpy() for x in separate(inputs))
     c = {name: np.asarray(value, np.int64) for name, value in step.constants.items()}
-    z = inputs[0] @ inputs[1].swapaxes(-1, -2) + c["bias"]
+    z = q @ k.swapaxes(-1, -2) + c["bias"]
     rounded = (z * c["m_s"] + (1 << (c["e_s"] - 1))) >> c["e_s"]
     return np.clip(rounded, c["lo_s"], c["hi_s"])
 

@@ -151,6 +151,14 @@ def step(program: Program, name: str) -> Step:
     return next(s for s in program.steps if s.output == name)
 
 
+def separate(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Queries, keys and values (B, H, N, d) of what an attention step reads."""
+    if len(inputs) == 3:
+        return inputs
+    (qkv,) = inputs
+    return [qkv[:, :, part].transpose(1, 2) for part in range(3)]
+
+
 def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Images as measurements take them: pixels and normalized, `size` at a time."""
     return [(part, normalize(part)) for part in images.split(size)]
@@ -158,5 +166,6 @@ def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, tor
 
 def every_tensor(proto: ModelProto, names: list[str], level: str) -> Run:
     """A function from images to every named tensor, on onnxruntime's CPU provider."""
-    session = open_session(with_all_outputs(proto, names), level=level, threads=1)
+    watched = with_all_outputs(proto, names)
+    session = open_session(watched, level=level, threads=1, kernels=False)
     return lambda images: dict(zip(names, session.run(None, {"image": images}), strict=True))

@@ -137,6 +137,17 @@ class Tokens(nn.Module):
         return self.out(self.middle(self.tokens(x)))
 
 
+class OnPixels(Tokens):
+    """A linear layer on the image itself, its channels in three blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3 * SIZE * SIZE, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x.flatten(1))
+
+
 def case(middle: Callable[[Any, torch.Tensor], torch.Tensor]) -> nn.Module:
     """A `Tokens` model with this method between the embedding and the head."""
     kind = type(middle.__name__, (Tokens,), {"middle": middle})

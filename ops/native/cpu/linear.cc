@@ -1,0 +1,91 @@
+#include "ops/native/cpu/linear.h"
+
+#include <algorithm>
+
+#include "ops/native/cpu/path.h"
+#include "ops/native/cpu/product.h"
+#include "ops/native/cpu/rescaling.h"
+
+namespace mnq {
+namespace {
+
+class LinearKernel : public Kernel {
+ public:
+  LinearKernel(const Node& node, const Path& path, bool residual)
+      : path_(path), residual_(residual), to_(node.to), limits_(node) {
+    node.activation("x", {Type::int8});
+    const Tensor& w = node.constant("w", Type::int8);
+    if (w.shape.size() != 2 || count(w.shape) == 0) {
+      throw Refusal("input 'w': expected shape (K, N), found " + text_of(w.shape));
+    }
+    k_ = w.shape[0];
+    n_ = w.shape[1];
+    const Tensor& bias = node.vector("bias", Type::int32, n_);
+    scale_ = OwnedRescaling(node, "m", "e", 32);
+    scale_.require_columns("m", n_);
+    if (residual) {
+      const Tensor& r = node.activation("r", {Type::int16, Type::int8, Type::int32});
+      residual_scale_ = OwnedRescaling(node, "m_r", "e_r", r.type == Type::int32 ? 32 : 16);
+      residual_scale_.require_columns("m_r", n_);
+    }
+    weights_ = Packed(path, k_, n_);
+    weights_.fill(w.as<int8_t>(), n_, 1);
+    for (int64_t j = 0; j < n_; ++j) {  // wraps like the accumulator
+      weights_.bias()[j] = static_cast<int32_t>(static_cast<uint32_t>(weights_.bias()[j]) +
+                                                static_cast<uint32_t>(bias.as<int32_t>()[j]));
+    }
+  }
+
+  Shape output_shape(const std::vector<Shape>& inputs) const override {
+    Shape shape = inputs[0];
+    if (shape.empty() || shape.back() != k_) {
+      throw Refusal("input 'x': expected shape (..., " + std::to_string(k_) + "), found " +
+                    text_of(shape));
+    }
+    shape.back() = n_;
+    if (residual_ && inputs[1] != shape) {
+      throw Refusal("input 'r': expected shape " + text_of(shape) + ", found " +
+                    text_of(inputs[1]));
+    }
+    return shape;
+  }
+
+  void run(const std::vector<Tensor>& inputs, void* output, Context& context) const override {
+    const int64_t rows = count(inputs[0].shape) / k_;
+    LinearJob job{};
+    RequantizeJob& finish = job.finish;
+    finish.y = output;
+    finish.y_type = to_;
+    finish.y_stride = finish.r_stride = finish.columns = n_;
+    finish.scale = scale_.at(0, !scale_.is_scalar());
+    if (residual_) {
+      finish.r = inputs[1].data;
+      finish.r_type = inputs[1].type;
+      finish.residual_scale = residual_scale_.at(0, !residual_scale_.is_scalar());
+    }
+    finish.lo = limits_.lo;
+    finish.hi = limits_.hi;
+    weights_.multiply(inputs[0].as<int8_t>(), rows, job, context);
+  }
+
+ private:
+  const Path& path_;
+  bool residual_;
+  Type to_;
+  int64_t k_, n_;
+  Limits limits_;
+  OwnedRescaling scale_, residual_scale_;
+  Packed weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_qlinear(const Node& node, const Path& path) {
+  return std::make_unique<LinearKernel>(node, path, false);
+}
+
+std::unique_ptr<Kernel> make_qlinear_add(const Node& node, const Path& path) {
+  return std::make_unique<LinearKernel>(node, path, true);
+}
+
+}  // namespace mnq

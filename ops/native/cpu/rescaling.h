@@ -1,0 +1,37 @@
+// Constants of requantizations, checked and laid out for the inner loops.
+#pragma once
+
+#include "ops/native/cpu/buffer.h"
+#include "ops/native/cpu/jobs.h"
+#include "ops/native/kernel.h"
+
+namespace mnq {
+
+// m and e of a node. `operand_bits`: of the integers that they rescale, 32 or at most 16.
+class OwnedRescaling {
+ public:
+  OwnedRescaling() = default;
+  // From constant inputs of equal shapes. Throws Refusal unless 1 <= e <= 62.
+  OwnedRescaling(const Node& node, const char* m, const char* e, int operand_bits);
+
+  const Shape& shape() const { return shape_; }
+  bool is_scalar() const { return count(shape_) == 1; }
+  // Throws Refusal unless it is one number or a vector of `columns`; `m` names it.
+  void require_columns(const char* m, int64_t columns) const;
+  // The values from `offset` on, as one number or as one per column.
+  Rescaling at(int64_t offset, bool per_column) const;
+
+ private:
+  Shape shape_;
+  Buffer<int32_t> m_, e_;
+  Form form_ = Form::wide;
+};
+
+// lo and hi of a node, within the element type `to`. Throws Refusal.
+struct Limits {
+  explicit Limits(const Node& node, const char* lo = "lo", const char* hi = "hi");
+  Limits(const Node& node, Type to, const char* lo, const char* hi);
+  int32_t lo, hi;
+};
+
+}  // namespace mnq

@@ -1,0 +1,247 @@
+// Scores have 8 bits: exponentials come from a table by distance to the row's maximum, and a row
+// computes a code for each of its different scores only.
+#include "ops/native/cpu/softmax.h"
+
+#include <algorithm>
+
+#include "ops/fqvit_softmax/kernel.h"
+#include "ops/ibert_softmax/kernel.h"
+#include "ops/ivit_softmax/kernel.h"
+#include "ops/lut_softmax/kernel.h"
+#include "ops/native/cpu/buffer.h"
+#include "ops/native/cpu/path.h"
+
+namespace mnq {
+namespace {
+
+constexpr int64_t scores = 256;
+constexpr int64_t task_elements = 1 << 12;
+
+[[noreturn]] void refuse(const char* input, const std::string& expected,
+                         const std::string& found) {
+  throw Refusal(std::string("input '") + input + "': expected " + expected + ", found " + found);
+}
+
+int64_t within(const char* input, int64_t value, int64_t lo, int64_t hi) {
+  if (value < lo || value > hi) {
+    refuse(input, "numbers from " + std::to_string(lo) + " to " + std::to_string(hi),
+           std::to_string(value));
+  }
+  return value;
+}
+
+// An int32 constant: one number, or one per head in a shape (..., 1, H, 1, 1).
+class PerHead {
+ public:
+  PerHead(const Node& node, const char* name, int64_t lo, int64_t hi)
+      : data_(node.constant(name, Type::int32)) {
+    const Shape& shape = data_.shape;
+    const int64_t all = count(shape);
+    const size_t rank = shape.size();
+    if (all < 1 || (all > 1 && (rank < 3 || shape[rank - 3] != all))) {
+      refuse(name, "one number or one per head, shape (H, 1, 1)", text_of(shape));
+    }
+    for (int64_t head = 0; head < all; ++head) within(name, (*this)[head], lo, hi);
+  }
+  int64_t heads() const { return count(data_.shape); }
+  int64_t operator[](int64_t head) const {
+    return data_.as<int32_t>()[heads() == 1 ? 0 : head];
+  }
+
+ private:
+  const Tensor& data_;
+};
+
+int64_t shift_of(const Node& node) { return within("shift", node.scalar("shift"), 0, 62); }
+
+// A method: `value`, the exponential at a distance to the maximum, when a session starts; `factor`
+// once for a row's sum; `code` of an exponential.
+
+struct IVit {
+  explicit IVit(const Node& node) : shift(shift_of(node)) {}
+
+  template <class Make>
+  static void tables(const Node& node, Make&& make) {
+    const PerHead x0(node, "x0", -65535, -1);
+    make({&x0}, [&](int64_t head, int64_t t) { return shift_exp(-t, x0[head], ivit_softmax_n); });
+  }
+  int64_t factor(int64_t sum) const { return ivit_softmax_factor(sum); }
+  int64_t code(int64_t e, int64_t factor) const { return ivit_softmax_code(e, factor, shift); }
+
+  int64_t shift;
+};
+
+struct IBert {
+  explicit IBert(const Node& node) : shift(shift_of(node)), zp(node.scalar("zp")) {}
+
+  template <class Make>
+  static void tables(const Node& node, Make&& make) {
+    const PerHead x0(node, "x0", INT32_MIN, -1), b(node, "b", INT32_MIN, INT32_MAX);
+    const PerHead c(node, "c", 1, INT32_MAX);
+    const PerHead m(node, "m_p", 0, INT32_MAX), e(node, "e_p", 1, 62);
+    make({&x0, &b, &c, &m, &e}, [&](int64_t head, int64_t t) {
+      return ibert_softmax_step(i_exp(-t, x0[head], b[head], c[head]), m[head], e[head]);
+    });
+  }
+  int64_t factor(int64_t sum) const { return softmax_factor(sum); }
+  int64_t code(int64_t u, int64_t factor) const { return softmax_code(u, factor, shift, zp); }
+
+  int64_t shift, zp;
+};
+
+struct Lut {
+  explicit Lut(const Node& node) : shift(shift_of(node)), zp(node.scalar("zp")) {}
+
+  template <class Make>
+  static void tables(const Node& node, Make&& make) {
+    const Tensor& table = node.constant("table", Type::int32);
+    const int64_t size = count(table.shape);
+    if (table.shape.size() != 1 || size < scores) {
+      refuse("table", "256 numbers per scale, shape (256 * scales,)", text_of(table.shape));
+    }
+    const PerHead base(node, "base", 0, size - scores);
+    make({&base}, [&](int64_t head, int64_t t) {
+      return lut_softmax_weight(table.as<int32_t>(), base[head], -t);
+    });
+  }
+  int64_t factor(int64_t sum) const { return softmax_factor(sum); }
+  int64_t code(int64_t w, int64_t factor) const { return softmax_code(w, factor, shift, zp); }
+
+  int64_t shift, zp;
+};
+
+struct FqVit {
+  explicit FqVit(const Node&) {}
+
+  template <class Make>
+  static void tables(const Node& node, Make&& make) {
+    const PerHead x0(node, "x0", INT32_MIN, -1), b(node, "b", INT32_MIN, INT32_MAX);
+    const PerHead c(node, "c", 1, (1 << 23) - 1);
+    make({&x0, &b, &c}, [&](int64_t head, int64_t t) {
+      return fqvit_exp(-t, x0[head], b[head], c[head]);
+    });
+  }
+  int64_t factor(int64_t sum) const { return sum; }
+  int64_t code(int64_t x, int64_t sum) const { return fqvit_softmax_code(negative_log2(sum, x)); }
+};
+
+template <class Method>
+class SoftmaxKernel : public Kernel {
+ public:
+  SoftmaxKernel(const Node& node, const Path& path) : path_(path), to_(node.to), method_(node) {
+    node.activation("q", {Type::int8});
+    if (to_ != Type::int8 && to_ != Type::int16) {
+      throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to_));
+    }
+    Method::tables(node, [&](std::initializer_list<const PerHead*> constants, auto&& value) {
+      for (const PerHead* each : constants) {
+        if (each->heads() == 1) continue;
+        if (heads_ != 1 && heads_ != each->heads()) {
+          throw Refusal("softmax constants: expected the same number of heads in all, found " +
+                        std::to_string(heads_) + " and " + std::to_string(each->heads()));
+        }
+        heads_ = each->heads();
+      }
+      exps_ = Buffer<int64_t>(heads_ * scores);
+      for (int64_t i = 0; i < heads_ * scores; ++i) {
+        const int64_t t = i % scores, e = value(i / scores, t);
+        if (e < (t == 0 ? 1 : 0)) {
+          throw Refusal("softmax constants: expected exponentials of 0 or more, exp(0) above 0, "
+                        "found " + std::to_string(e) + " at distance " + std::to_string(t));
+        }
+        exps_[i] = e;
+        largest_ = std::max(largest_, e);
+      }
+    });
+  }
+
+  Shape output_shape(const std::vector<Shape>& inputs) const override {
+    const Shape& q = inputs[0];
+    const size_t rank = q.size();
+    if (q.empty() || q.back() == 0) {
+      throw Refusal("input 'q': expected rows of at least one code, found shape " + text_of(q));
+    }
+    if (heads_ > 1 && (rank < 3 || q[rank - 3] != heads_)) {
+      throw Refusal("input 'q': expected " + std::to_string(heads_) +
+                    " heads on the third axis from the end, found shape " + text_of(q));
+    }
+    if (q.back() > INT64_MAX / largest_) {
+      throw Refusal("input 'q': expected rows of at most " + std::to_string(INT64_MAX / largest_) +
+                    " codes, whose exponentials add up below 2^63, found shape " + text_of(q));
+    }
+    return q;
+  }
+
+  void run(const std::vector<Tensor>& inputs, void* output, Context& context) const override {
+    const Tensor& q = inputs[0];
+    const int64_t columns = q.shape.back(), rows = count(q.shape) / columns;
+    const int64_t rows_per_head = heads_ > 1 ? q.shape[q.shape.size() - 2] : 1;
+    const int64_t step = std::max<int64_t>(1, task_elements / columns);
+    context.parallel((rows + step - 1) / step, [&](size_t task) {
+      const int64_t first = static_cast<int64_t>(task) * step;
+      for (int64_t row = first; row < std::min(first + step, rows); ++row) {
+        const int64_t* exps = exps_.data() + row / rows_per_head % heads_ * scores;
+        const int8_t* from = q.as<int8_t>() + row * columns;
+        if (to_ == Type::int8) {
+          int8_t codes[scores];
+          find_codes(from, columns, exps, codes);
+          path_.look_up(codes, from, static_cast<int8_t*>(output) + row * columns, columns);
+        } else {
+          int16_t codes[scores];
+          find_codes(from, columns, exps, codes);
+          int16_t* to = static_cast<int16_t*>(output) + row * columns;
+          for (int64_t i = 0; i < columns; ++i) to[i] = codes[from[i] + 128];
+        }
+      }
+    });
+  }
+
+ private:
+  // codes[q + 128] for every q of a row.
+  template <class Y>
+  void find_codes(const int8_t* q, int64_t columns, const int64_t* exps, Y* codes) const {
+    bool seen[scores] = {};
+    int different[scores + 1];
+    int count = 0;
+    const int64_t* at_top = exps + path_.row_max(q, columns);
+    int64_t sum = 0;
+    for (int64_t i = 0; i < columns; ++i) {  // without branches: no one could predict them
+      const int score = q[i];
+      sum += at_top[-score];
+      different[count] = score;  // kept if the score is new
+      count += !seen[score + 128];
+      seen[score + 128] = true;
+    }
+    const int64_t factor = method_.factor(sum);
+    for (int i = 0; i < count; ++i) {
+      const int score = different[i];
+      codes[score + 128] = static_cast<Y>(method_.code(at_top[-score], factor));
+    }
+  }
+
+  const Path& path_;
+  Type to_;
+  Method method_;
+  int64_t heads_ = 1, largest_ = 1;
+  Buffer<int64_t> exps_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_ivit_softmax(const Node& node, const Path& path) {
+  return std::make_unique<SoftmaxKernel<IVit>>(node, path);
+}
+
+std::unique_ptr<Kernel> make_ibert_softmax(const Node& node, const Path& path) {
+  return std::make_unique<SoftmaxKernel<IBert>>(node, path);
+}
+
+std::unique_ptr<Kernel> make_fqvit_softmax(const Node& node, const Path& path) {
+  return std::make_unique<SoftmaxKernel<FqVit>>(node, path);
+}
+
+std::unique_ptr<Kernel> make_lut_softmax(const Node& node, const Path& path) {
+  return std::make_unique<SoftmaxKernel<Lut>>(node, path);
+}
+
+}  // namespace mnq
