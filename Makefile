@@ -13,7 +13,7 @@ endif
 OTHER_RUNTIME := $(if $(filter cpu,$(RUNTIME)),onnxruntime-gpu,onnxruntime)
 
 STAMP    := $(VENV)/.installed-$(RUNTIME)
-EXTRAS   := $(RUNTIME),train,dev
+EXTRAS   := $(RUNTIME),train,bench,dev
 PACKAGES := cli models ops runtime toolchain
 TYPING   := build/typing/mnq
 

@@ -157,9 +157,12 @@ def _verified(proto: ModelProto, output: Path) -> int:
 
     model = parse(proto, str(output))
     report = verify.check_purity(model)
-    report.runs.append(verify.check_certificate(model, "all"))
+    for kernels in verify.forms():
+        report.runs.append(verify.check_certificate(model, "all", kernels=kernels))
     if not report.passed:
-        first = report.runs[0].first or f"float tensor {report.float_tensors[0]!r}"
+        faults = [str(run.first) for run in report.runs if run.first]
+        faults += [f"float tensor {name!r}" for name in report.float_tensors]
+        first = faults[0]
         raise CheckFailed(
             f"export: expected the integers of PyTorch, found a difference: {first}; nothing was "
             "written; run mnq-doctor and report this"

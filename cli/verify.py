@@ -101,7 +101,7 @@ def main(
             "verify: expected --images beside weights, found none; give images to compare with "
             "PyTorch, or leave the weights out"
         )
-    forms = _forms(provider, kernels)
+    forms = verify.forms(provider, kernels)
     model = read(model_path)
     screen.note(f"{model_path}: {model.name}, checking for float tensors")
     report = verify.check_purity(model)
@@ -140,15 +140,6 @@ def main(
     screen.result({**report.to_json(), "skipped_images": skipped}, _table(report))
     if not report.passed:
         raise CheckFailed(_failure(report))
-
-
-def _forms(provider: str, kernels: bool | None) -> tuple[bool, ...]:
-    """What to compare: the functions (False), the kernels (True), or both."""
-    from mnq.runtime.session import kernel_library
-
-    if kernel_library(provider, kernels) is None:
-        return (False,)
-    return (False, True) if kernels is None else (True,)
 
 
 def _reference(

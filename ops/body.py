@@ -98,7 +98,8 @@ class Writer:
             (a if isinstance(a, Value) else self.constant(a)).name for a in arguments
         ]  # constants first: they append nodes of their own
         result = Value(self, self._name())
-        node = helper.make_node(op_type, names, [result.name], domain=domain)
+        # onnxruntime 1.21 names what it fuses after the nodes, and wants no name twice.
+        node = helper.make_node(op_type, names, [result.name], name=result.name, domain=domain)
         for key, value in attributes.items():
             if isinstance(value, AttributeReference):
                 reference = AttributeProto()

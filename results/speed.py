@@ -37,7 +37,7 @@ MIXED = "8 bits, paper, joint, sqnr-absdiff"
 BATCHES = (1, 8)
 THREADS = (1, 2)
 ROUNDS = 40
-SECONDS = 120.0
+SECONDS = 50.0
 IMAGES = 8
 
 

@@ -39,6 +39,41 @@ def size(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def qlinear(data: dict[str, Any]) -> str:
+    """Time of each layer on each path, and its share of the vector unit's peak."""
+    lines = [
+        "| path | layer | rows x K x N | us | GMAC/s | of the VNNI peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        cells = [row["path"], row["layer"], " x ".join(map(str, row["shape"]))]
+        cells += [f"{row['microseconds']:.0f}", row["gmac_per_second"]]
+        cells += [f"{row['of_vnni_peak'] * 100:.0f} %"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    machine, versions = data["machine"], data["versions"]
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    source = f"One thread of {machine['processor']}, in turn with the peak loop; {made}."
+    return "\n".join([*lines, "", source])
+
+
+def exact(data: dict[str, Any]) -> str:
+    """What the kernels were compared with, and how many integers differed."""
+    lines = [
+        "| map | tensors | runs | integers compared | differing |",
+        "|---|---|---|---|---|",
+    ]
+    for name, r in data["rows"].items():
+        cells = [name, r["tensors"], r["runs"], f"{r['integers'] / 1e6:.0f} M"]
+        lines.append("| " + " | ".join(map(str, [*cells, r["differing_integers"]])) + " |")
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    source = (
+        f"{data['model']}, paths {', '.join(data['paths'])}, threads "
+        f"{', '.join(map(str, data['threads']))}, batches {', '.join(map(str, data['batches']))}, "
+        f"and once by functions; {versions}; {data['machine']['processor']}."
+    )
+    return "\n".join([*lines, "", source])
+
+
 def _source(data: dict[str, Any]) -> str:
     """What was measured where, with what, and how quiet it was there."""
     rows = list(data["rows"].values())

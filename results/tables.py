@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md from the files in this folder.
+"""Writes the tables of the documents (PAGES) from the files in this folder.
 
 python results/tables.py            rewrite the documents
 python results/tables.py --check    exit 1 if a document is not up to date
@@ -17,6 +17,7 @@ import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+PAGES = ("README.md", "docs/results.md", "docs/kernels.md")
 HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
 RULE = "|---|---|---|---|---|---|---|"
 
@@ -141,6 +142,8 @@ def render(text: str) -> str:
         "seconds": lambda: assignment_tables.seconds(assigned),
         "speed": lambda: speed_tables.latency(_read("speed")),
         "memory": lambda: speed_tables.size(_read("speed")),
+        "kernels": lambda: speed_tables.exact(_read("kernels")),
+        "qlinear": lambda: speed_tables.qlinear(_read("qlinear")),
     }
 
     def fill(match: re.Match[str]) -> str:
@@ -151,12 +154,13 @@ def render(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite or check README.md and docs/results.md."""
+    """Rewrite or check the pages with tables."""
     stale = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for name in PAGES:
+        path = ROOT / name
         text = path.read_text()
         if render(text) != text:
-            stale.append(path.name)
+            stale.append(name)
             if "--check" not in sys.argv:
                 path.write_text(render(text))
     if stale and "--check" in sys.argv:

@@ -6,6 +6,7 @@ its own default precision. Importing this module imports no runtime.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -78,9 +79,9 @@ def session_feed(session: Any, batch: int) -> dict[str, NDArray[Any]]:
     return {source.name: images([batch, *source.shape[1:]], raw)}
 
 
-def _open_mnq(path: Path, batch: int, threads: int) -> Opened:
-    """An exported model."""
-    session = open_session(path.read_bytes(), threads=threads)
+def _open_mnq(path: Path, batch: int, threads: int, kernels: bool | None = None) -> Opened:
+    """An exported model, on the native library where there is one."""
+    session = open_session(path, threads=threads, kernels=kernels)
     feed = session_feed(session, batch)
     return Opened(lambda: session.run(None, feed), None)
 
@@ -115,7 +116,7 @@ def _open_openvino(path: Path, batch: int, threads: int) -> Opened:
 
 RUNTIMES: dict[str, Callable[[Path, int, int], Opened]] = {
     "mnq": _open_mnq,
-    "bodies": _open_mnq,  # without kernels; there are none yet
+    "bodies": functools.partial(_open_mnq, kernels=False),
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
 }

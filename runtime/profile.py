@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnq.runtime.engines import session_feed
-from mnq.runtime.session import PROVIDERS, load_onnxruntime
+from mnq.runtime.session import open_session
 
 RUNS = 5
 
@@ -30,16 +30,8 @@ def profile(path: Path, batch: int, threads: int) -> list[Share]:
 
     onnxruntime's own profile of a session that nothing else uses; profiling itself takes time.
     """
-    ort = load_onnxruntime()
     with tempfile.TemporaryDirectory(prefix="mnq-") as folder:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(
-            path.read_bytes(), options, providers=[PROVIDERS["cpu"]], enable_fallback=0
-        )
+        session = open_session(path, threads=threads, profile=Path(folder) / "profile")
         feed = session_feed(session, batch)
         for _ in range(RUNS + 1):
             session.run(None, feed)

@@ -70,18 +70,23 @@ def load_onnxruntime() -> Any:
 
 
 def open_session(
-    model: ModelProto | bytes,
+    model: ModelProto | bytes | Path,
     *,
     level: str = "all",
     provider: str = "cpu",
     threads: int = 0,
     kernels: bool | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on exactly the provider asked for.
+
+    model: a path takes least memory, but is for files that `modelfile.read` has let through:
+    onnxruntime would follow paths inside.
 
     level: a key of LEVELS; provider: a key of PROVIDERS; threads: 0 lets onnxruntime choose.
     kernels: True runs our operators on the native library, False by the model's own functions;
     None on the library where there is one for the provider.
+    profile: what the file with onnxruntime's profile begins with; None for no profile.
 
     Raises EnvironmentLack if the provider or the library is missing or did not start, InputError
     if onnxruntime or a kernel refuses the model.
@@ -97,15 +102,20 @@ def open_session(
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     library = kernel_library(provider, kernels)
     if library is not None:
         _register(options, library)
     if provider != "cpu":
         _preload(ort)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    data = model if isinstance(model, bytes) else model.SerializeToString()
+    if isinstance(model, ModelProto):
+        model = model.SerializeToString()
+    source = str(model) if isinstance(model, Path) else model
     try:
-        session = ort.InferenceSession(data, options, providers=[wanted], enable_fallback=0)
+        session = ort.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
     except Exception as error:
         if not _starts(ort, wanted):
             raise _not_started(wanted, _reason(error)) from error

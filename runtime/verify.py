@@ -13,7 +13,13 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate
 from mnq.runtime.modelfile import ModelFile
 from mnq.runtime.purity import float_tensors
-from mnq.runtime.session import LEVELS, infer, open_session, with_all_outputs
+from mnq.runtime.session import (
+    LEVELS,
+    infer,
+    kernel_library,
+    open_session,
+    with_all_outputs,
+)
 
 Reference = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
 """Images (B, C, H, W) -> reference integers of every tensor, in execution order."""
@@ -79,6 +85,18 @@ class Report:
 def check_purity(model: ModelFile) -> Report:
     """A report that holds the float tensors of the model and no comparison yet."""
     return Report(model.name, float_tensors(model.proto))
+
+
+def forms(provider: str = "cpu", kernels: bool | None = None) -> tuple[bool, ...]:
+    """What there is to compare: a model's functions (False), the kernels (True), or both.
+
+    kernels: only those, or only the functions; None for all that the provider has.
+
+    Raises EnvironmentLack if `kernels` is True and there are none.
+    """
+    if kernel_library(provider, kernels) is None:
+        return (False,)
+    return (False, True) if kernels is None else (True,)
 
 
 def check_certificate(

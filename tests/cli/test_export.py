@@ -190,7 +190,7 @@ def test_ctrl_c_while_writing_leaves_the_old_file(
 def test_no_file_is_written_if_the_integers_differ(
     exported: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def differing(model: ModelFile, level: str) -> verify.Run:
+    def differing(model: ModelFile, level: str, kernels: bool) -> verify.Run:
         first = verify.Divergence("blocks.0.mlp.act", "blocks.0.mlp.act")
         return verify.Run(level, images=2, tensors=50, differing_tensors=1, first=first)
 

@@ -1,6 +1,7 @@
 """One operator as a one-node ONNX model, run by every back end and compared with torch.
 
-A back end is a name in `BACKENDS`; `Case.run` gives what it returns, `assert_same` compares.
+A back end is an entry of `BACKENDS`; those of `BODIES` take any operator, having no kernels.
+`Case.run` gives what it returns, `assert_same` compares.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ ELEMENT_TYPE = {
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 REFERENCE = "onnx.reference"
 KERNELS = "kernels in onnxruntime"
-BACKENDS = [
+BODIES = [
     *(pytest.param(level, marks=pytest.mark.onnxruntime, id=level) for level in LEVELS),
     pytest.param(REFERENCE, id=REFERENCE),
+]
+BACKENDS = [
+    *BODIES,
     pytest.param(KERNELS, marks=[pytest.mark.onnxruntime, pytest.mark.native], id=KERNELS),
     *(
         pytest.param(Native(path, threads), marks=pytest.mark.native, id=f"{path} x{threads}")

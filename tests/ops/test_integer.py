@@ -16,7 +16,7 @@ import ops_reference as plain
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from ops_harness import BACKENDS, Case, by_torch, tensor
+from ops_harness import BODIES, Case, by_torch, tensor
 from ops_strategies import exact
 
 from mnq.ops import integer
@@ -176,7 +176,7 @@ def test_torch_equals_plain_integers(primitive_case: tuple[Case, list[int]]) -> 
     assert not wrong, f"{len(wrong)} of {len(want)} differ, for example at {operands}"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 def test_body_gives_the_integers_of_torch(
     primitive_case: tuple[Case, list[int]], backend: str
 ) -> None:
@@ -200,7 +200,7 @@ def test_drawn_operands_equal_plain_integers(name: str, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("value", [2**31, 2**31 + 1, 2**40 + 2**31, 2**62 + 2**31])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 def test_maximum_does_not_compare_low_halves(backend: str, value: int) -> None:
     """The low half of these values is negative as a signed 32-bit number.
 

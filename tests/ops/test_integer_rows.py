@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from ops_harness import BACKENDS, Array, Case, assert_same
+from ops_harness import BODIES, Array, Case, assert_same
 
 from mnq.ops import integer
 from mnq.ops.integer import Integers
@@ -26,7 +26,7 @@ def any_int64(shape: tuple[int, ...], bits: int = 63) -> Array:
     return rng.integers(-(2**bits), 2**bits, shape) >> rng.integers(0, bits, shape)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("shape", [(7, 1), (5, 33), (2, 3, 4, 197)])
 def test_row_max_over_all_of_int64(backend: str, shape: tuple[int, ...]) -> None:
     x = any_int64(shape)
@@ -35,7 +35,7 @@ def test_row_max_over_all_of_int64(backend: str, shape: tuple[int, ...]) -> None
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_total_up_to_53_bits(backend: str, axis: int) -> None:
     x = any_int64((3, 40, 40), 47)
@@ -44,7 +44,7 @@ def test_total_up_to_53_bits(backend: str, axis: int) -> None:
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_total_is_exact_at_its_last_odd_sum(backend: str, sign: int) -> None:
     x = sign * np.array([[2**52, 2**52 - 1, 0], [2**53 - 3, 1, 1]], np.int64)
@@ -53,7 +53,7 @@ def test_total_is_exact_at_its_last_odd_sum(backend: str, sign: int) -> None:
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 def test_wide_total_is_exact_where_a_double_rounds(backend: str) -> None:
     """onnxruntime 1.31.1 (CPU) sums int64 in doubles; two halves stay below 2^53."""
     rng = np.random.default_rng(2)
@@ -69,7 +69,7 @@ def test_wide_total_is_exact_where_a_double_rounds(backend: str) -> None:
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("shape", [(4, 1), (2, 3, 5), (1, 2, 3, 197)])
 def test_last_length_is_the_length_of_rows(backend: str, shape: tuple[int, ...]) -> None:
     made = probe(lambda a: a * 0 + integer.last_length(a), any_int64(shape))
@@ -77,7 +77,7 @@ def test_last_length_is_the_length_of_rows(backend: str, shape: tuple[int, ...])
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
 def test_gather_reads_the_table(backend: str, shape: tuple[int, ...]) -> None:
     table = any_int64((256,))
@@ -87,7 +87,7 @@ def test_gather_reads_the_table(backend: str, shape: tuple[int, ...]) -> None:
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("perm", [(1, 0), (0, 1, 3, 2), (2, 0, 3, 1, 4)])
 def test_transpose_orders_the_axes(backend: str, perm: tuple[int, ...]) -> None:
     x = any_int64((2, 3, 4, 5, 6)[: len(perm)])
@@ -96,7 +96,7 @@ def test_transpose_orders_the_axes(backend: str, perm: tuple[int, ...]) -> None:
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("index", [0, 2])
 def test_select_takes_one_entry_of_the_first_axis(backend: str, index: int) -> None:
     x = any_int64((3, 2, 4, 5))
@@ -105,7 +105,7 @@ def test_select_takes_one_entry_of_the_first_axis(backend: str, index: int) -> N
     made.check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("shape", [(-1, 4), (2, 3, 2, 2), (24,)])
 def test_reshape_keeps_the_order(backend: str, shape: tuple[int, ...]) -> None:
     x = any_int64((2, 3, 4))
@@ -149,14 +149,14 @@ def test_matmul_is_exact_at_the_worst_codes(length: int, threads: int) -> None:
         assert_same(probe(integer.matmul, *stacked).compute(), want, f"{name}, rank 4")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("length", [64, 1025, 3072])
 def test_matmul_body_is_exact_at_the_worst_codes(backend: str, length: int) -> None:
     for _, a, b in worst_codes(length):
         probe(integer.matmul, a, b).check(backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BODIES)
 def test_matmul_takes_any_leading_axes(backend: str) -> None:
     rng = np.random.default_rng(4)
     a = rng.integers(-128, 128, (2, 3, 5, 8)).astype(np.int8)

@@ -12,7 +12,7 @@ SOURCES = sorted(FOLDER.glob("*.py"))
 
 ARCHITECTURE = re.compile(r"vit|deit|swin|beit|dino|timm", re.IGNORECASE)
 METHODS = re.compile(r"i-?vit|fq-?vit", re.IGNORECASE)  # named after their papers
-PACKAGE = {"export.py": {"timm"}}  # whose version the metadata records
+PACKAGE = {"export.py": {"timm"}, "peers.py": {"timm"}}  # whose version they record
 
 
 def words(source: str) -> Iterator[tuple[int, str]]:
