@@ -111,7 +111,7 @@ def main(
     model = read(path)
     if output is not None:
         check_writable(output)
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # to the end: results name the sizes of files in the folder
         folder = peers_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnq-")))
         peers, origin = _peers(screen, model, kinds, folder, weights)
         engines = [Engine("mnq", "mnq", path), *peers]
@@ -126,30 +126,30 @@ def main(
                         engines, batch, count, rounds=rounds, seconds=seconds, done=advance
                     )
                 runs.append(found)
-    shares = profile(path, batches[0], threads[0]) if with_profile else []
-    payload: dict[str, Any] = {
-        "format": FORMAT,
-        "model": {"name": model.name, "file": path.name},
-        "peers": origin,
-        **surroundings(),
-        "runs": [run.to_json() for run in runs],
-    }
-    if with_profile:
-        payload["profile"] = {
-            "batch": batches[0],
-            "threads": threads[0],
-            "operators": [vars(share) for share in shares],
+        shares = profile(path, batches[0], threads[0]) if with_profile else []
+        payload: dict[str, Any] = {
+            "format": FORMAT,
+            "model": {"name": model.name, "file": path.name},
+            "peers": origin,
+            **surroundings(),
+            "runs": [run.to_json() for run in runs],
         }
-    if output is not None:
-        write_atomically(output, (json.dumps(payload, indent=1) + "\n").encode())
-    tables: list[Any] = []
-    for run in runs:
-        for doubt in run.doubts:
-            screen.warn(f"batch {run.batch}, threads {run.threads}: {doubt}")
-        tables += ["", _title(model, run, origin), _table(run)]
-    if shares:
-        tables += ["", f"operators, batch {batches[0]}, threads {threads[0]}", _shares(shares)]
-    screen.result(payload, *tables[1:])
+        if with_profile:
+            payload["profile"] = {
+                "batch": batches[0],
+                "threads": threads[0],
+                "operators": [vars(share) for share in shares],
+            }
+        if output is not None:
+            write_atomically(output, (json.dumps(payload, indent=1) + "\n").encode())
+        tables: list[Any] = []
+        for run in runs:
+            for doubt in run.doubts:
+                screen.warn(f"batch {run.batch}, threads {run.threads}: {doubt}")
+            tables += ["", _title(model, run, origin), _table(run)]
+        if shares:
+            tables += ["", f"operators, batch {batches[0]}, threads {threads[0]}", _shares(shares)]
+        screen.result(payload, *tables[1:])
 
 
 def _peers(

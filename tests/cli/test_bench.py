@@ -90,6 +90,13 @@ def test_tables_for_people(exported: Digits, folder: Path) -> None:
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
 
 
+def test_peers_vanish_with_their_folder_if_none_is_named(exported: Digits) -> None:
+    """Their sizes are in the result all the same."""
+    options = ("--peers", "fp32", "--rounds", 2, "--json")
+    found = payload(mnq("bench", exported.onnx, *options))
+    assert all(engine["file_bytes"] > 0 for engine in found["runs"][0]["engines"])
+
+
 def test_without_peers_nothing_is_built(exported: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     lack(monkeypatch, "torch", "openvino")
     found = payload(mnq("bench", exported.onnx, "--peers", "none", "--rounds", 2, "--json"))
