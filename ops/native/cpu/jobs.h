@@ -53,7 +53,7 @@ struct LinearJob {
   // the int32 accumulators themselves.
   RequantizeJob finish;
   bool raw;
-  bool unsigned_a;  // codes of a are 0..255 and laid out by `prepare_unsigned`; no offsets
+  bool unsigned_a;  // codes of a are 0..255: bias has no offsets, AVX2 reads `prepare_unsigned`
 };
 
 struct AttentionJob;  // attention_job.h

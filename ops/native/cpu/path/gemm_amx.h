@@ -10,7 +10,6 @@ namespace mnq {
 namespace MNQ_PATH {
 
 constexpr int64_t row_tile = tile_rows;
-constexpr bool widens_rows = false;  // codes 0..255 are multiplied as bytes
 
 static int64_t padded_k(int64_t k) { return (k + tile_k - 1) / tile_k * tile_k; }
 

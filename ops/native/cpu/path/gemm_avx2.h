@@ -8,14 +8,14 @@ namespace mnq {
 namespace MNQ_PATH {
 
 constexpr int64_t row_tile = 1;
-constexpr bool widens_rows = true;  // codes 0..255 too, by prepare_unsigned
 constexpr int k_pair = 2;
 
 static int64_t padded_k(int64_t k) { return (k + 1) / k_pair * k_pair; }
 
 static int64_t prepared_stride(int64_t k) { return (2 * padded_k(k) + 63) / 64 * 64; }
 
-static void prepare(const int8_t* a, int64_t stride, int64_t rows, int64_t k, void* prepared) {
+template <class Code>
+MNQ_INNER void widen_rows(const Code* a, int64_t stride, int64_t rows, int64_t k, void* prepared) {
   for (int64_t i = 0; i < rows; ++i) {
     auto* to = reinterpret_cast<int16_t*>(static_cast<char*>(prepared) + i * prepared_stride(k));
     for (int64_t j = 0; j < k; ++j) to[j] = a[i * stride + j];
@@ -23,13 +23,14 @@ static void prepare(const int8_t* a, int64_t stride, int64_t rows, int64_t k, vo
   }
 }
 
+static void prepare(const int8_t* a, int64_t stride, int64_t rows, int64_t k, void* prepared) {
+  widen_rows(a, stride, rows, k, prepared);
+}
+
+// Weights of attention are codes 0..255: on other paths they are multiplied as they are.
 static void prepare_unsigned(const uint8_t* a, int64_t stride, int64_t rows, int64_t k,
                              void* prepared) {
-  for (int64_t i = 0; i < rows; ++i) {
-    auto* to = reinterpret_cast<int16_t*>(static_cast<char*>(prepared) + i * prepared_stride(k));
-    for (int64_t j = 0; j < k; ++j) to[j] = a[i * stride + j];
-    if (k % k_pair != 0) to[k] = 0;
-  }
+  widen_rows(a, stride, rows, k, prepared);
 }
 
 static int64_t panel_bytes(int64_t k) { return padded_k(k) * panel_columns; }

@@ -8,7 +8,6 @@ namespace mnq {
 namespace MNQ_PATH {
 
 constexpr int64_t row_tile = 1;
-constexpr bool widens_rows = false;  // codes 0..255 are multiplied as bytes
 constexpr int k_group = 4;
 
 static int64_t prepared_stride(int64_t k) { return (k + 63) / 64 * 64; }

@@ -7,7 +7,6 @@ namespace mnq {
 namespace MNQ_PATH {
 
 constexpr int64_t row_tile = 1;
-constexpr bool widens_rows = false;  // codes 0..255 are multiplied as bytes
 
 static int64_t prepared_stride(int64_t) { return 0; }
 
