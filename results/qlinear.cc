@@ -1,11 +1,12 @@
 // Times QLinear on one thread in turn with a loop that does nothing but multiply: qlinear.py builds
 // and runs it. Prints a line of numbers per shape and path:
-//   path rows inner outer  median seconds  fraction of the peak: median, first and third quartile
+//   path rows inner outer  median seconds  fraction of the peak: median, 10th and 90th percentile
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <sstream>
 #include <string>
@@ -15,7 +16,7 @@
 
 namespace {
 
-constexpr int rounds = 400;
+constexpr int rounds = 20000;
 constexpr int64_t rows = 197;                                             // tokens of an image
 constexpr int64_t shapes[][2] = {{384, 1152}, {384, 384}, {384, 1536}, {1536, 384}};  // of DeiT-S
 constexpr int32_t int8 = 3, int32 = 6;                                    // ONNX's numbers
@@ -65,43 +66,70 @@ double quantile(std::vector<double>& values, double q) {
   return values[static_cast<size_t>(q * (values.size() - 1))];
 }
 
-void measure(const char* path, int64_t inner, int64_t outer) {
-  const auto x = random_integers<int8_t>(rows * inner, -128, 127);
-  const auto w = random_integers<int8_t>(inner * outer, -127, 127);
-  const auto bias = random_integers<int32_t>(outer, -10000, 10000);
-  const auto m = random_integers<int32_t>(outer, 1 << 30, INT32_MAX);
-  const std::vector<int32_t> e(outer, 43), lo{-128}, hi{127};
-  const std::vector<mnq_tensor> inputs{tensor(x, {1, rows, inner}), tensor(w, {inner, outer}),
-                                       tensor(bias, {outer}),       tensor(m, {outer}),
-                                       tensor(e, {outer}),          tensor(lo, {}),
-                                       tensor(hi, {})};
-  mnq_error error{};
-  mnq_kernel* kernel = mnq_make("QLinear", inputs.data(), int8, path, &error);
-  if (kernel == nullptr) {
-    std::fprintf(stderr, "QLinear on %s: %s\n", path, error.text);
-    std::exit(1);
+// A layer on a path, with its inputs and what was measured.
+class Layer {
+ public:
+  Layer(const std::string& path, int64_t inner, int64_t outer)
+      : path_(path),
+        inner_(inner),
+        outer_(outer),
+        x_(random_integers<int8_t>(rows * inner, -128, 127)),
+        w_(random_integers<int8_t>(inner * outer, -127, 127)),
+        bias_(random_integers<int32_t>(outer, -10000, 10000)),
+        m_(random_integers<int32_t>(outer, 1 << 30, INT32_MAX)),
+        e_(outer, 43),
+        y_(rows * outer),
+        inputs_{tensor(x_, {1, rows, inner}), tensor(w_, {inner, outer}), tensor(bias_, {outer}),
+                tensor(m_, {outer}),          tensor(e_, {outer}),        tensor(lo_, {}),
+                tensor(hi_, {})} {
+    mnq_error error{};
+    kernel_ = mnq_make("QLinear", inputs_.data(), int8, path.c_str(), &error);
+    if (kernel_ == nullptr) {
+      std::fprintf(stderr, "QLinear on %s: %s\n", path.c_str(), error.text);
+      std::exit(1);
+    }
   }
-  std::vector<int8_t> y(rows * outer);
-  std::vector<double> seconds, fractions;
-  for (int round = 0; round < rounds; ++round) {
+
+  void measure() {
+    mnq_error error{};
     const double peak = vnni_peak(), begin = now();
-    mnq_run(kernel, inputs.data(), y.data(), 1, &error);
+    mnq_run(kernel_, inputs_.data(), y_.data(), 1, &error);
     const double time = now() - begin;
-    seconds.push_back(time);
-    fractions.push_back(static_cast<double>(rows * inner * outer) / time / peak);
+    seconds_.push_back(time);
+    fractions_.push_back(static_cast<double>(rows * inner_ * outer_) / time / peak);
   }
-  mnq_free(kernel);
-  std::printf("%s %ld %ld %ld %.3e %.4f %.4f %.4f\n", path, static_cast<long>(rows),
-              static_cast<long>(inner), static_cast<long>(outer), quantile(seconds, 0.5),
-              quantile(fractions, 0.5), quantile(fractions, 0.25), quantile(fractions, 0.75));
-}
+
+  void print() {
+    std::printf("%s %ld %ld %ld %.3e %.4f %.4f %.4f\n", path_.c_str(), static_cast<long>(rows),
+                static_cast<long>(inner_), static_cast<long>(outer_), quantile(seconds_, 0.5),
+                quantile(fractions_, 0.5), quantile(fractions_, 0.1), quantile(fractions_, 0.9));
+  }
+
+ private:
+  std::string path_;
+  int64_t inner_, outer_;
+  std::vector<int8_t> x_, w_;
+  std::vector<int32_t> bias_, m_, e_, lo_{-128}, hi_{127};
+  std::vector<int8_t> y_;
+  std::vector<mnq_tensor> inputs_;
+  mnq_kernel* kernel_;  // lives as long as the program
+  std::vector<double> seconds_, fractions_;
+};
 
 }  // namespace
 
 int main() {
+  std::vector<std::unique_ptr<Layer>> layers;
   std::istringstream paths(mnq_paths());
   for (std::string path; paths >> path;) {
     if (path != "avx512" && path != "amx") continue;
-    for (const auto& shape : shapes) measure(path.c_str(), shape[0], shape[1]);
+    for (const auto& shape : shapes) {
+      layers.push_back(std::make_unique<Layer>(path, shape[0], shape[1]));
+    }
   }
+  // Round by round, so that a machine that gets slower is slower for all of them.
+  for (int round = 0; round < rounds; ++round) {
+    for (const auto& layer : layers) layer->measure();
+  }
+  for (const auto& layer : layers) layer->print();
 }

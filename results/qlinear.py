@@ -50,7 +50,7 @@ def main() -> None:
                 "microseconds": round(float(seconds) * 1e6, 1),
                 "gmac_per_second": round(tokens * inner * outer / float(seconds) / 1e9),
                 "of_vnni_peak": float(median),
-                "of_vnni_peak_quartiles": [float(low), float(high)],
+                "of_vnni_peak_percentiles_10_90": [float(low), float(high)],
             }
         )
         print(rows[-1])

@@ -42,13 +42,14 @@ def size(data: dict[str, Any]) -> str:
 def qlinear(data: dict[str, Any]) -> str:
     """Time of each layer on each path, and its share of the vector unit's peak."""
     lines = [
-        "| path | layer | rows x K x N | us | GMAC/s | of the VNNI peak |",
-        "|---|---|---|---|---|---|",
+        "| path | layer | rows x K x N | us | GMAC/s | of the VNNI peak | 10th to 90th percentile |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
         cells = [row["path"], row["layer"], " x ".join(map(str, row["shape"]))]
         cells += [f"{row['microseconds']:.0f}", row["gmac_per_second"]]
-        cells += [f"{row['of_vnni_peak'] * 100:.0f} %"]
+        low, high = row["of_vnni_peak_percentiles_10_90"]
+        cells += [f"{row['of_vnni_peak'] * 100:.0f} %", f"{low * 100:.0f} to {high * 100:.0f} %"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     machine, versions = data["machine"], data["versions"]
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
