@@ -42,7 +42,7 @@ def size(data: dict[str, Any]) -> str:
 def qlinear(data: dict[str, Any]) -> str:
     """Time of each layer on each path, and its share of the vector unit's peak."""
     lines = [
-        "| path | layer | rows x K x N | us | GMAC/s | of the VNNI peak | 10th to 90th percentile |",
+        "| path | layer | rows x K x N | us | GMAC/s | of VNNI peak | 10th to 90th percentile |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
