@@ -176,3 +176,11 @@ def test_a_constant_has_to_be_one() -> None:
     case = CASES[LAYER]()
     with pytest.raises(Refused, match=r"'w': expected a constant .*, found an activation"):
         Kernel(case.operator.name, inputs_of(case), {"x", "r", "w"}, TensorProto.INT16, "portable")
+
+
+def test_constants_for_different_numbers_of_heads_are_refused() -> None:
+    """They would be read behind their end."""
+    case = CASES["IVitAttention 8 bits 197 tokens"]()
+    assert "expected the same number of heads in all, found 3 and 2" in refusal(
+        case, e_w=case.constants["e_w"][:2]
+    )

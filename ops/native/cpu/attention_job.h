@@ -1,6 +1,7 @@
 // What one call of `Path::attend` works on, and the tables that hold a head's softmax.
 #pragma once
 
+#include "ops/native/core.h"
 #include "ops/native/cpu/jobs.h"
 
 namespace mnq {
@@ -27,8 +28,8 @@ struct Guess {
 };
 
 // The guess for a row sum > 0, as a number that grows with it: bits, and the four after the first.
-inline int64_t guess_number(int64_t sum) {
-  const int bits = 64 - __builtin_clzll(static_cast<unsigned long long>(sum));
+MNQ_CORE int64_t guess_number(int64_t sum) {
+  const int64_t bits = bit_length(sum);
   const int64_t lead = bits > 5 ? sum >> (bits - 5) : sum << (5 - bits);
   return bits * 16 + (lead & 15);
 }
@@ -40,10 +41,10 @@ struct SoftmaxTables {
   const uint32_t* numerators;
   uint64_t dividend, largest_sum;
   const int64_t* exps;
-  // needed[level * 256 + t]: the smallest row sum for which L(t) >= level, levels 0..levels-1. Null
-  // if exps do not fall with the distance: then every element is computed for itself.
+  // needed[level * 256 + t]: the smallest row sum for which L(t) >= level, for all levels that a
+  // row can have. Null if exps do not fall with the distance: then every element is computed for
+  // itself.
   const int64_t* needed;
-  int levels;
   // Where to begin to look: guesses[guess_number(sum) - first_guess].
   const Guess* guesses;
   int64_t first_guess;
@@ -75,10 +76,12 @@ struct AttentionJob {
 constexpr int64_t attention_rows = 32;  // of a block
 constexpr int64_t most_block_rows = attention_rows + 15;  // of the last one: no block below a tile
 
+// x up to a whole cache line.
+MNQ_CORE int64_t to_line(int64_t x) { return (x + 63) / 64 * 64; }
+
 // Bytes of a task's scratch memory: queries, two planes of weights and their wide form, and
 // accumulators of scores and of both planes (path/attention.h).
-inline int64_t attention_scratch(int64_t keys, int64_t depth) {
-  const auto to_line = [](int64_t x) { return (x + 63) / 64 * 64; };
+MNQ_CORE int64_t attention_scratch(int64_t keys, int64_t depth) {
   const int64_t key_bytes = to_line(keys), columns = keys > depth ? keys : depth;
   return most_block_rows *
          (to_line(2 * depth) + 4 * key_bytes + 4 * to_line(columns) + 4 * to_line(depth));

@@ -10,6 +10,7 @@
 #include "ops/lut_softmax/kernel.h"
 #include "ops/native/cpu/buffer.h"
 #include "ops/native/cpu/path.h"
+#include "ops/native/cpu/per_head.h"
 
 namespace mnq {
 namespace {
@@ -17,42 +18,7 @@ namespace {
 constexpr int64_t scores = 256;
 constexpr int64_t task_elements = 1 << 12;
 
-[[noreturn]] void refuse(const char* input, const std::string& expected,
-                         const std::string& found) {
-  throw Refusal(std::string("input '") + input + "': expected " + expected + ", found " + found);
-}
-
-int64_t within(const char* input, int64_t value, int64_t lo, int64_t hi) {
-  if (value < lo || value > hi) {
-    refuse(input, "numbers from " + std::to_string(lo) + " to " + std::to_string(hi),
-           std::to_string(value));
-  }
-  return value;
-}
-
-// An int32 constant: one number, or one per head in a shape (..., 1, H, 1, 1).
-class PerHead {
- public:
-  PerHead(const Node& node, const char* name, int64_t lo, int64_t hi)
-      : data_(node.constant(name, Type::int32)) {
-    const Shape& shape = data_.shape;
-    const int64_t all = count(shape);
-    const size_t rank = shape.size();
-    if (all < 1 || (all > 1 && (rank < 3 || shape[rank - 3] != all))) {
-      refuse(name, "one number or one per head, shape (H, 1, 1)", text_of(shape));
-    }
-    for (int64_t head = 0; head < all; ++head) within(name, (*this)[head], lo, hi);
-  }
-  int64_t heads() const { return count(data_.shape); }
-  int64_t operator[](int64_t head) const {
-    return data_.as<int32_t>()[heads() == 1 ? 0 : head];
-  }
-
- private:
-  const Tensor& data_;
-};
-
-int64_t shift_of(const Node& node) { return within("shift", node.scalar("shift"), 0, 62); }
+int64_t shift_of(const Node& node) { return PerHead::within("shift", node.scalar("shift"), 0, 62); }
 
 // A method: `value`, the exponential at a distance to the maximum, when a session starts; `factor`
 // once for a row's sum; `code` of an exponential.
@@ -97,7 +63,8 @@ struct Lut {
     const Tensor& table = node.constant("table", Type::int32);
     const int64_t size = count(table.shape);
     if (table.shape.size() != 1 || size < scores) {
-      refuse("table", "256 numbers per scale, shape (256 * scales,)", text_of(table.shape));
+      throw Refusal("input 'table': expected 256 numbers per scale, shape (256 * scales,), found " +
+                    text_of(table.shape));
     }
     const PerHead base(node, "base", 0, size - scores);
     make({&base}, [&](int64_t head, int64_t t) {
@@ -134,14 +101,7 @@ class SoftmaxKernel : public Kernel {
       throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to_));
     }
     Method::tables(node, [&](std::initializer_list<const PerHead*> constants, auto&& value) {
-      for (const PerHead* each : constants) {
-        if (each->heads() == 1) continue;
-        if (heads_ != 1 && heads_ != each->heads()) {
-          throw Refusal("softmax constants: expected the same number of heads in all, found " +
-                        std::to_string(heads_) + " and " + std::to_string(each->heads()));
-        }
-        heads_ = each->heads();
-      }
+      heads_ = common_heads(constants);
       exps_ = Buffer<int64_t>(heads_ * scores);
       for (int64_t i = 0; i < heads_ * scores; ++i) {
         const int64_t t = i % scores, e = value(i / scores, t);

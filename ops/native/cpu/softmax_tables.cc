@@ -7,6 +7,7 @@
 #include "ops/fqvit_softmax/kernel.h"
 #include "ops/ibert_softmax/kernel.h"
 #include "ops/ivit_softmax/kernel.h"
+#include "ops/native/cpu/per_head.h"
 #include "ops/requantize/kernel.h"
 
 namespace mnq {
@@ -15,34 +16,15 @@ namespace {
 constexpr int64_t never = INT64_MAX;
 constexpr int log2_levels = 28;  // of rows shorter than 2^16: Lmin <= 17, and ten levels above
 
-// An int32 constant of a softmax: one number, or one per head.
-class PerHead {
- public:
-  PerHead(const Node& node, const char* name, int64_t lo, int64_t hi)
-      : data_(node.constant(name, Type::int32)) {
-    const Shape& shape = data_.shape;
-    const bool fits = count(shape) == 1 || (shape.size() == 3 && shape[1] == 1 && shape[2] == 1);
-    if (!fits) {
-      throw Refusal(std::string("input '") + name +
-                    "': expected one number or shape (H, 1, 1), found " + text_of(shape));
-    }
-    for (int64_t i = 0; i < heads(); ++i) {
-      const int64_t value = (*this)[i];
-      if (value < lo || value > hi) {
-        throw Refusal(std::string("input '") + name + "': expected numbers from " +
-                      std::to_string(lo) + " to " + std::to_string(hi) + ", found " +
-                      std::to_string(value));
-      }
-    }
+// A constant of attention has no axes before the heads.
+PerHead per_head(const Node& node, const char* name, int64_t lo, int64_t hi) {
+  const Shape& shape = node.constant(name, Type::int32).shape;
+  if (count(shape) != 1 && shape.size() != 3) {
+    throw Refusal(std::string("input '") + name +
+                  "': expected one number or shape (H, 1, 1), found " + text_of(shape));
   }
-  int64_t heads() const { return count(data_.shape); }
-  int64_t operator[](int64_t head) const {
-    return data_.as<int32_t>()[heads() == 1 ? 0 : head];
-  }
-
- private:
-  const Tensor& data_;
-};
+  return {node, name, lo, hi};
+}
 
 // The smallest row sum for which an exponential has L >= level (ops/fqvit_softmax/SPEC.md, lines 4
 // to 6): R >= k, where k is 2 for level 1, 3 for level 2, 6 for level 3, 12, ... R rounds
@@ -120,7 +102,6 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
       view.numerators = arrays->numerators.data();
       view.exps = arrays->exps.data();
       view.needed = arrays->needed.empty() ? nullptr : arrays->needed.data();
-      view.levels = log2_levels;
       view.guesses = arrays->guesses.data();
       view.first_guess = arrays->guesses.empty() ? 0 : guess_number(arrays->exps[0]);
       view.exp_bytes = arrays->exp_bytes.data();
@@ -141,7 +122,7 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
     }
   };
   if (method == SoftmaxMethod::ivit) {
-    const PerHead x0(node, "x0", -65535, -1);
+    const PerHead x0 = per_head(node, "x0", -65535, -1);
     require_shift();
     view.dividend = view.largest_sum = (uint64_t{1} << 31) - 1;
     if (!deferred) {
@@ -152,8 +133,8 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
       });
       return;
     }
-    const PerHead m(node, "m_w", 0, INT32_MAX), e(node, "e_w", 1, 62);
-    make(std::max({x0.heads(), m.heads(), e.heads()}), [&](Arrays& arrays, int64_t head) {
+    const PerHead m = per_head(node, "m_w", 0, INT32_MAX), e = per_head(node, "e_w", 1, 62);
+    make(common_heads({&x0, &m, &e}), [&](Arrays& arrays, int64_t head) {
       for (int64_t t = 0; t < distances; ++t) {
         const int64_t exp = shift_exp(-t, x0[head], ivit_softmax_n);
         arrays.set(t, rescale(exp, m[head], e[head]), true);
@@ -171,7 +152,7 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
       throw Refusal("input 'table': expected at least " + std::to_string(furthest + 1) +
                     " entries, found shape " + text_of(table.shape));
     }
-    const PerHead base(node, "base", 0, last);
+    const PerHead base = per_head(node, "base", 0, last);
     make(base.heads(), [&](Arrays& arrays, int64_t head) {
       for (int64_t t = 0; t <= furthest; ++t) {
         arrays.set(t, table.as<int32_t>()[base[head] + t], deferred);
@@ -179,11 +160,12 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
     });
     return;
   }
-  const PerHead x0(node, "x0", INT32_MIN / 64, -1), b(node, "b", INT32_MIN, INT32_MAX);
+  const PerHead x0 = per_head(node, "x0", INT32_MIN / 64, -1);
+  const PerHead b = per_head(node, "b", INT32_MIN, INT32_MAX);
   const bool log2 = method == SoftmaxMethod::fqvit;
-  const PerHead c(node, "c", 1, log2 ? (1 << 23) - 1 : INT32_MAX);
-  const int64_t heads = std::max({x0.heads(), b.heads(), c.heads()});
+  const PerHead c = per_head(node, "c", 1, log2 ? (1 << 23) - 1 : INT32_MAX);
   if (log2) {
+    const int64_t heads = common_heads({&x0, &b, &c});
     view.kind = deferred ? Softmax::log2 : Softmax::scaled_log2;
     for (int64_t head = 0; head < heads; ++head) {
       most_keys_ = std::min(most_keys_, ((int64_t{1} << 33) - 1) / c[head]);
@@ -197,10 +179,10 @@ HeadTables::HeadTables(const Node& node, SoftmaxMethod method, bool deferred, in
     });
     return;
   }
-  const PerHead m(node, deferred ? "m_w" : "m_p", 0, INT32_MAX);
-  const PerHead e(node, deferred ? "e_w" : "e_p", 1, 62);
+  const PerHead m = per_head(node, deferred ? "m_w" : "m_p", 0, INT32_MAX);
+  const PerHead e = per_head(node, deferred ? "e_w" : "e_p", 1, 62);
   require_offset();
-  make(std::max({heads, m.heads(), e.heads()}), [&](Arrays& arrays, int64_t head) {
+  make(common_heads({&x0, &b, &c, &m, &e}), [&](Arrays& arrays, int64_t head) {
     for (int64_t t = 0; t < distances; ++t) {
       const IExp exp = i_exp(-t, x0[head], b[head], c[head]);
       const int64_t value = deferred

@@ -9,8 +9,6 @@
 namespace mnq {
 namespace MNQ_PATH {
 
-MNQ_INNER int64_t to_line(int64_t x) { return (x + 63) / 64 * 64; }
-
 // The parts of a task's scratch memory.
 struct AttentionScratch {
   int8_t* queries;    // prepared rows

@@ -18,10 +18,6 @@ struct Cuts {
 MNQ_INNER void find_cuts(const SoftmaxTables& tables, int64_t sum, int level, int count,
                          Cuts& cuts) {
   for (int i = 0; i < count; ++i) {
-    if (level + i >= tables.levels) {  // a level that no row sum reaches
-      cuts.first[i] = distances;
-      continue;
-    }
     const int64_t* needed = tables.needed + (level + i) * distances;
     int t = cuts.first[i];
     while (t < distances && needed[t] > sum) ++t;
@@ -31,25 +27,6 @@ MNQ_INNER void find_cuts(const SoftmaxTables& tables, int64_t sum, int level, in
 }
 
 #if defined(__AVX512VBMI__)
-
-// 256 bytes in registers.
-struct ByteTable {
-  __m512i parts[4];
-
-  explicit ByteTable(const uint8_t* table) {
-    for (int i = 0; i < 4; ++i) parts[i] = _mm512_loadu_si512(table + 64 * i);
-  }
-  MNQ_MEMBER __m512i at(__m512i t) const {
-    const __m512i near = _mm512_permutex2var_epi8(parts[0], t, parts[1]);
-    const __m512i far = _mm512_permutex2var_epi8(parts[2], t, parts[3]);
-    return _mm512_mask_mov_epi8(near, _mm512_movepi8_mask(t), far);
-  }
-};
-
-// Which of the 64 bytes from `j` on are keys.
-MNQ_INNER __mmask64 valid_keys(int64_t keys, int64_t j) {
-  return keys - j >= 64 ? ~__mmask64{0} : (__mmask64{1} << (keys - j)) - 1;
-}
 
 MNQ_INNER __m512i add_bytes(__m512i sum, __m512i bytes) {
   return _mm512_add_epi64(sum, _mm512_sad_epu8(bytes, _mm512_setzero_si512()));
@@ -64,7 +41,7 @@ MNQ_INNER void to_distances(int8_t* row, int64_t keys, int64_t stride) {
   const __m512i tops = _mm512_set1_epi8(static_cast<char>(top));
   for (int64_t j = 0; j < stride; j += 64) {
     const __m512i t = _mm512_sub_epi8(tops, _mm512_loadu_si512(row + j));
-    _mm512_storeu_si512(row + j, _mm512_maskz_mov_epi8(valid_keys(keys, j), t));
+    _mm512_storeu_si512(row + j, _mm512_maskz_mov_epi8(first_bytes(keys - j), t));
   }
 #else
   for (int64_t j = 0; j < keys; ++j) row[j] = static_cast<int8_t>(top - row[j]);
@@ -75,12 +52,12 @@ MNQ_INNER void to_distances(int8_t* row, int64_t keys, int64_t stride) {
 // Weights of a row in place of its scores, each from the table; returns their sum.
 MNQ_INNER int64_t table_weights(const uint8_t* table, int8_t* row, int64_t keys, int64_t stride) {
 #if defined(__AVX512VBMI__)
-  const ByteTable bytes(table);
+  const ByteTable bytes(table, table + 128);
   const __m512i top = _mm512_set1_epi8(static_cast<char>(row_max(row, keys)));
   __m512i sum = _mm512_setzero_si512();
   for (int64_t j = 0; j < stride; j += 64) {
     const __m512i t = _mm512_sub_epi8(top, _mm512_loadu_si512(row + j));
-    const __m512i weights = _mm512_maskz_mov_epi8(valid_keys(keys, j), bytes.at(t));
+    const __m512i weights = _mm512_maskz_mov_epi8(first_bytes(keys - j), bytes.at(t));
     _mm512_storeu_si512(row + j, weights);
     sum = add_bytes(sum, weights);
   }
@@ -102,11 +79,12 @@ MNQ_INNER int64_t sum_exps(const SoftmaxTables& tables, const uint8_t* t, int64_
 #if defined(__AVX512VBMI__)
   int64_t total = 0;
   for (int i = 0; i < tables.exp_width; ++i) {
-    const ByteTable bytes(tables.exp_bytes + i * distances);
+    const uint8_t* plane = tables.exp_bytes + i * distances;
+    const ByteTable bytes(plane, plane + 128);
     __m512i sum = _mm512_setzero_si512();
     for (int64_t j = 0; j < keys; j += 64) {
       const __m512i values = bytes.at(_mm512_loadu_si512(t + j));
-      sum = add_bytes(sum, _mm512_maskz_mov_epi8(valid_keys(keys, j), values));
+      sum = add_bytes(sum, _mm512_maskz_mov_epi8(first_bytes(keys - j), values));
     }
     total += _mm512_reduce_add_epi64(sum) << (8 * i);
   }
@@ -183,7 +161,7 @@ MNQ_INNER int weigh_by_cuts(const SoftmaxTables& tables, int64_t sum, uint8_t* r
       const __m512i cut = _mm512_set1_epi8(static_cast<char>(below[i]));
       level = _mm512_mask_add_epi8(level, _mm512_cmpgt_epu8_mask(t, cut), level, byte_one);
     }
-    _mm512_storeu_si512(row + j, _mm512_maskz_shuffle_epi8(valid_keys(keys, j), weights, level));
+    _mm512_storeu_si512(row + j, _mm512_maskz_shuffle_epi8(first_bytes(keys - j), weights, level));
   }
   return least;
 }

@@ -14,26 +14,35 @@ MNQ_INNER __mmask64 first_bytes(int64_t n) {
   return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1;
 }
 
-// Codes as unsigned numbers: the table's upper half serves those with a clear top bit.
-MNQ_INNER __m512i look_up_64(const __m512i* parts, __m512i x) {
-  const __m512i from_128 = _mm512_permutex2var_epi8(parts[2], x, parts[3]);
-  const __m512i from_0 = _mm512_permutex2var_epi8(parts[0], x, parts[1]);
-  return _mm512_mask_mov_epi8(from_128, _mm512_movepi8_mask(x), from_0);
-}
+// 256 bytes in registers: the half for indices with a clear top bit, and the other.
+struct ByteTable {
+  __m512i parts[4];
+
+  ByteTable(const void* clear, const void* set) {
+    const void* halves[2] = {clear, set};
+    for (int i = 0; i < 4; ++i) {
+      parts[i] = _mm512_loadu_si512(static_cast<const char*>(halves[i / 2]) + 64 * (i % 2));
+    }
+  }
+  MNQ_MEMBER __m512i at(__m512i index) const {
+    const __m512i clear = _mm512_permutex2var_epi8(parts[0], index, parts[1]);
+    const __m512i set = _mm512_permutex2var_epi8(parts[2], index, parts[3]);
+    return _mm512_mask_mov_epi8(clear, _mm512_movepi8_mask(index), set);
+  }
+};
 
 static void look_up(const int8_t* table, const int8_t* x, int8_t* y, int64_t n) {
-  __m512i parts[4];
-  for (int i = 0; i < 4; ++i) parts[i] = _mm512_loadu_si512(table + 64 * i);
+  const ByteTable bytes(table + 128, table);  // the top bit of a negative code is set
   int64_t i = 0;
   for (; i + 128 <= n; i += 128) {
-    const __m512i a = look_up_64(parts, _mm512_loadu_si512(x + i));
-    const __m512i b = look_up_64(parts, _mm512_loadu_si512(x + i + 64));
+    const __m512i a = bytes.at(_mm512_loadu_si512(x + i));
+    const __m512i b = bytes.at(_mm512_loadu_si512(x + i + 64));
     _mm512_storeu_si512(y + i, a);
     _mm512_storeu_si512(y + i + 64, b);
   }
   for (; i < n; i += 64) {  // masked: bytes behind the end may be another task's
     const __mmask64 valid = first_bytes(n - i);
-    const __m512i a = look_up_64(parts, _mm512_maskz_loadu_epi8(valid, x + i));
+    const __m512i a = bytes.at(_mm512_maskz_loadu_epi8(valid, x + i));
     _mm512_mask_storeu_epi8(y + i, valid, a);
   }
 }
