@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <exception>
 #include <new>
 #include <thread>
 
@@ -27,22 +26,13 @@ class ThreadContext : public Context {
  private:
   void run_parallel(void (*task)(void*, size_t), size_t total, void* user) override {
     std::atomic<size_t> next{0};
-    std::atomic<bool> failed{false};
-    std::exception_ptr error;  // what the first failing task threw
     const auto work = [&] {
-      for (size_t i; (i = next++) < total;) {
-        try {
-          task(user, i);
-        } catch (...) {
-          if (!failed.exchange(true)) error = std::current_exception();
-        }
-      }
+      for (size_t i; (i = next++) < total;) task(user, i);
     };
     std::vector<std::thread> helpers;
     for (int32_t t = 1; t < threads_; ++t) helpers.emplace_back(work);
     work();
     for (std::thread& helper : helpers) helper.join();
-    if (error) std::rethrow_exception(error);
   }
 
   void* allocate(size_t bytes) override {

@@ -1,8 +1,10 @@
 // What every kernel is and is given, in plain C++: nothing here knows onnxruntime.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -60,12 +62,25 @@ class Context {
  public:
   virtual ~Context() = default;
 
-  // Calls task(i) for every i in [0, total), on several threads, in any order.
+  // Calls task(i) for every i in [0, total), on several threads, in any order. Throws what the
+  // first failing task has thrown, after all have ended.
   template <class F>
   void parallel(size_t total, F&& task) {
-    using Task = std::remove_reference_t<F>;
-    run_parallel([](void* f, size_t i) { (*static_cast<Task*>(f))(i); }, total,
-                 const_cast<std::remove_const_t<Task>*>(&task));
+    struct Tasks {
+      std::remove_reference_t<F>* task;
+      std::atomic<bool> failed;
+      std::exception_ptr error;
+    } tasks{&task, {false}, nullptr};
+    const auto guarded_task = [](void* given, size_t i) {
+      auto& all = *static_cast<Tasks*>(given);
+      try {
+        (*all.task)(i);
+      } catch (...) {
+        if (!all.failed.exchange(true)) all.error = std::current_exception();
+      }
+    };
+    run_parallel(guarded_task, total, &tasks);
+    if (tasks.error) std::rethrow_exception(tasks.error);
   }
 
   // At least `bytes` bytes, aligned to 64; what they hold is not defined.
@@ -75,6 +90,7 @@ class Context {
   }
 
  private:
+  // Tasks throw nothing.
   virtual void run_parallel(void (*task)(void*, size_t), size_t total, void* user) = 0;
   virtual void* allocate(size_t bytes) = 0;
 };

@@ -2,7 +2,6 @@
 #include "ops/native/node.h"
 
 #include <atomic>
-#include <exception>
 #include <vector>
 
 namespace mnq {
@@ -22,25 +21,8 @@ class SessionContext : public Context {
   }
 
  private:
-  struct Tasks {
-    void (*task)(void*, size_t);
-    void* user;
-    std::atomic<bool> failed;
-    std::exception_ptr error;  // what the first failing task threw
-  };
-
   void run_parallel(void (*task)(void*, size_t), size_t total, void* user) override {
-    Tasks tasks{task, user, {false}, nullptr};
-    const auto guarded_task = [](void* given, size_t i) {
-      auto& all = *static_cast<Tasks*>(given);
-      try {
-        all.task(all.user, i);
-      } catch (...) {
-        if (!all.failed.exchange(true)) all.error = std::current_exception();
-      }
-    };
-    check(api_.KernelContext_ParallelFor(context_, guarded_task, total, 0, &tasks));
-    if (tasks.error) std::rethrow_exception(tasks.error);
+    check(api_.KernelContext_ParallelFor(context_, task, total, 0, user));
   }
 
   void* allocate(size_t bytes) override {
