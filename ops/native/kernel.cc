@@ -88,6 +88,14 @@ int64_t Node::scalar(const char* name, Type type) const {
   return type == Type::int64 ? *input.as<int64_t>() : *input.as<int32_t>();
 }
 
+int64_t Node::scalar_within(const char* name, int64_t lo, int64_t hi) const {
+  const int64_t value = scalar(name);
+  if (value >= lo && value <= hi) return value;
+  throw Refusal(std::string("input '") + name + "': expected a number from " +
+                std::to_string(lo) + " to " + std::to_string(hi) + ", found " +
+                std::to_string(value));
+}
+
 const Tensor& Node::vector(const char* name, Type type, int64_t length) const {
   const Tensor& input = constant(name, type);
   if (input.shape != Shape{length}) {

@@ -52,6 +52,7 @@ struct Node {
   // Constant inputs; each throws Refusal if the input is no constant or of another type or shape.
   const Tensor& constant(const char* name, Type type) const;
   int64_t scalar(const char* name, Type type = Type::int32) const;
+  int64_t scalar_within(const char* name, int64_t lo, int64_t hi) const;  // int32
   const Tensor& vector(const char* name, Type type, int64_t length) const;
   // An activation of one of the types `allowed`.
   const Tensor& activation(const char* name, std::initializer_list<Type> allowed) const;

@@ -58,14 +58,6 @@ class Tables {
   Buffer<int16_t> words_;
 };
 
-int64_t scalar_within(const Node& node, const char* name, int64_t lo, int64_t hi) {
-  const int64_t value = node.scalar(name);
-  if (value >= lo && value <= hi) return value;
-  throw Refusal(std::string("input '") + name + "': expected a number from " +
-                std::to_string(lo) + " to " + std::to_string(hi) + ", found " +
-                std::to_string(value));
-}
-
 class ElementwiseGelu : public Kernel {
  public:
   // Takes a function from q to its code.
@@ -98,8 +90,8 @@ class IVitGeluKernel : public Kernel {
   IVitGeluKernel(const Node& node, const Path& path) : path_(path), tables_(node.to, codes) {
     node.activation("q", {Type::int8});
     const Limits limits(node);
-    const IVitGelu a{scalar_within(node, "x0", -65535, -1), node.scalar("numerator", Type::int64),
-                     node.scalar("m"), scalar_within(node, "e", 1, 62), limits.lo, limits.hi};
+    const IVitGelu a{node.scalar_within("x0", -65535, -1), node.scalar("numerator", Type::int64),
+                     node.scalar("m"), node.scalar_within("e", 1, 62), limits.lo, limits.hi};
     if (a.numerator < 0 || a.numerator > int64_t{1} << 31) {
       throw Refusal("input 'numerator': expected a number from 0 to 2^31, found " +
                     std::to_string(a.numerator));
@@ -148,8 +140,8 @@ std::unique_ptr<Kernel> make_ivit_gelu(const Node& node, const Path& path) {
 
 std::unique_ptr<Kernel> make_ibert_gelu(const Node& node, const Path& path) {
   const Limits limits(node);
-  const IBertGelu a{node.scalar("b"), node.scalar("c"), scalar_within(node, "n", 0, 62),
-                    node.scalar("one"), node.scalar("m"), scalar_within(node, "e", 1, 62),
+  const IBertGelu a{node.scalar("b"), node.scalar("c"), node.scalar_within("n", 0, 62),
+                    node.scalar("one"), node.scalar("m"), node.scalar_within("e", 1, 62),
                     limits.lo, limits.hi};
   return std::make_unique<ElementwiseGelu>(node, path,
                                            [&](int64_t q) { return ibert_gelu(q, a); });

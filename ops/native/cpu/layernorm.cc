@@ -50,10 +50,12 @@ class Constants {
     const char* multiplier = fqvit ? "mant" : "m";
     m_ = copied<int32_t>(node.vector(multiplier, Type::int32, columns_), columns_);
     if (fqvit) {
-      shift_ = scalar_within(node, "p", -31, 60);
+      shift_ = static_cast<int32_t>(node.scalar_within("p", -31, 60));
       make_floats();
     } else {
-      shift_ = method == LayerNormMethod::ibert ? scalar_within(node, "shift", 0, 31) : 0;
+      if (method == LayerNormMethod::ibert) {
+        shift_ = static_cast<int32_t>(node.scalar_within("shift", 0, 31));
+      }
       e_ = copied<int32_t>(node.vector("e", Type::int32, columns_), columns_);
       make_narrow();
     }
@@ -85,14 +87,6 @@ class Constants {
   }
 
  private:
-  static int32_t scalar_within(const Node& node, const char* name, int64_t lo, int64_t hi) {
-    const int64_t value = node.scalar(name);
-    if (value < lo || value > hi) {
-      refuse(name, "a number from " + std::to_string(lo) + " to " + std::to_string(hi), value);
-    }
-    return static_cast<int32_t>(value);
-  }
-
   void make_narrow() {
     for (Buffer<int32_t>* each : {&narrow_bq_, &odd_m_, &half_, &high_shift_}) {
       *each = Buffer<int32_t>(columns_ + padding);
