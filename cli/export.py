@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mnq.cli.calibration import BATCH, Ranges, range_options
 from mnq.cli.common import COUNT, SEED, Command, Screen, map_text, need_train, output_options
+from mnq.cli.mapping import chosen_map
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
@@ -27,13 +29,14 @@ Examples:
       --assign uniform:ibert --bits 8 --output m.onnx
   mnq-export --model deit_t --assign map.json --calib stats.safetensors --output m.onnx
   mnq-export --model deit_t --weights deit_t.safetensors --assign map.json --dry-run
+  mnq-export --checkpoint run/best.safetensors --output m.onnx
 """
 
 
 @click.command(
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.option("--model", "name", required=True, help="deit_t, deit_s, ..., digits, or a timm name.")
+@click.option("--model", "name", help="deit_t, deit_s, ..., digits, or a timm name.")
 @click.option(
     "--assign",
     default="uniform:lut",
@@ -42,6 +45,11 @@ Examples:
 )
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
+@click.option(
+    "--checkpoint",
+    type=Path,
+    help="What mnq-qat trained: weights, scales, map and model, in the place of the other options.",
+)
 @range_options
 @click.option(
     "--bits",
@@ -63,10 +71,11 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Print the resolved map and stop.")
 @output_options
 def main(
-    name: str,
+    name: str | None,
     assign: str,
     weights: Path | None,
     random_weights: int | None,
+    checkpoint: Path | None,
     ranges: Ranges,
     bits: int | None,
     input_kind: str,
@@ -83,6 +92,13 @@ def main(
     but an ONNX runtime. It is written only if it computes the same integers as PyTorch.
     """
     screen = Screen(as_json, quiet)
+    if checkpoint is not None:
+        _check_alone(output)
+        assert output is not None
+        _export_trained(screen, checkpoint, name, output)
+        return
+    if name is None:
+        raise InputError("export: expected --model or --checkpoint, found neither; give one")
     missing = [o for o, given in (("--output", output), ("--calib", ranges.calib)) if given is None]
     if missing and not dry_run:
         raise InputError(
@@ -100,7 +116,7 @@ def main(
     need_train()
     # What can be wrong with the options is found before anything slow: images, then the map.
     source = ranges.open() if ranges.calib is not None and not dry_run else None
-    mapping = _mapping(assign, name, bits)
+    mapping = chosen_map(assign, name, bits)
     from mnq.models.zoo import load
     from mnq.toolchain import export as toolchain
 
@@ -128,7 +144,50 @@ def main(
         save_statistics(statistics, save_calib)
     screen.note("lowering and certifying")
     proto = toolchain.export(loaded, graph, statistics, mapping, settings)
+    _finish(screen, proto, mapping, output, {"calibration": statistics.provenance}, skipped)
 
+
+def _check_alone(output: Path | None) -> None:
+    """Raise InputError if an option is given that has no meaning beside --checkpoint."""
+    context = click.get_current_context()
+    allowed = {"checkpoint", "name", "output", "as_json", "quiet"}
+    for parameter in context.command.params:
+        key = parameter.name or ""
+        given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        if given and key not in allowed:
+            raise InputError(
+                f"export: expected only --output beside --checkpoint, which holds everything else, "
+                f"found {parameter.opts[0]}; leave it out"
+            )
+    if output is None:
+        raise InputError("export: expected --output beside --checkpoint, found none; give it")
+    check_writable(output)
+
+
+def _export_trained(screen: Screen, path: Path, name: str | None, output: Path) -> None:
+    need_train()
+    from mnq.models.zoo import load
+    from mnq.toolchain import export as toolchain
+    from mnq.toolchain import map as maps
+    from mnq.toolchain.checkpoint import read
+
+    trained = read(path)
+    model = str(trained.header["model"]) if name is None else name
+    screen.note(f"loading {model} of {path}")
+    proto = toolchain.export_trained(load(model, random=0), trained)
+    mapping = maps.from_json(trained.header["map"], model, str(path))
+    _finish(screen, proto, mapping, output, {"checkpoint": str(path)})
+
+
+def _finish(
+    screen: Screen,
+    proto: ModelProto,
+    mapping: Map,
+    output: Path,
+    origin: dict[str, Any],
+    skipped: int = 0,
+) -> None:
+    """Verify and write a model, and say so."""
     screen.note("verifying")
     tensors = _verified(proto, output)
     data = proto.SerializeToString()
@@ -136,9 +195,9 @@ def main(
     payload = {
         "output": str(output),
         "bytes": len(data),
-        "model": loaded.name,
+        "model": mapping.model,
         "bits": {"activations": mapping.activation_bits, "weights": mapping.weight_bits},
-        "calibration": statistics.provenance,
+        **origin,
         "skipped_images": skipped,
         "verified_tensors": tensors,
         "differing_tensors": 0,
@@ -168,18 +227,3 @@ def _verified(proto: ModelProto, output: Path) -> int:
             "written; run mnq-doctor and report this"
         )
     return report.runs[0].tensors
-
-
-def _mapping(assign: str, model: str, bits: int | None) -> Map:
-    """The map of --assign: one method everywhere, or a file."""
-    from mnq.toolchain import map as maps
-
-    if assign.startswith("uniform:"):
-        return maps.uniform(model, assign.removeprefix("uniform:"), 8 if bits is None else bits)
-    mapping = maps.read(Path(assign), model)
-    if bits is not None and bits != mapping.activation_bits:
-        raise InputError(
-            f"--bits: expected {mapping.activation_bits} as in {assign}, found {bits}; leave "
-            "--bits out or edit the map"
-        )
-    return mapping

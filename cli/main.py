@@ -12,6 +12,7 @@ from mnq.cli.common import OneLineUsage
 VERBS = {
     "assign": "Measure every integer method at every site, and choose.",
     "export": "Calibrate a float model and write a verified integer .onnx.",
+    "qat": "Train an integer model as it will be deployed.",
     "verify": "Prove that an exported .onnx computes its reference integers.",
     "eval": "Accuracy of .onnx files and the float model, side by side.",
     "bench": "Speed, size and memory of an exported .onnx beside its peers.",

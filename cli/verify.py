@@ -34,6 +34,8 @@ Examples:
   mnq-verify m.onnx                                  against its certificate
   mnq-verify m.onnx --weights deit_t.safetensors --images photos.zip --count 64
                                                      against PyTorch, tensor by tensor
+  mnq-verify m.onnx --checkpoint run/best.safetensors --images photos.zip
+                                                     the same, for a trained model
 """
 
 _NAMES = {False: "functions", True: "kernels"}
@@ -45,6 +47,7 @@ _NAMES = {False: "functions", True: "kernels"}
 @click.argument("model_path", metavar="MODEL.ONNX", type=Path)
 @click.option("--weights", type=Path, help="Float weights of the export, to rebuild it in PyTorch.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="The same, for random weights.")
+@click.option("--checkpoint", type=Path, help="The same, for what mnq-qat trained.")
 @click.option("--images", type=Path, help="Image folder or .zip for the comparison with PyTorch.")
 @click.option(
     "--count", type=COUNT, default=64, show_default=True, help="How many of these images."
@@ -65,6 +68,7 @@ def main(
     model_path: Path,
     weights: Path | None,
     random_weights: int | None,
+    checkpoint: Path | None,
     images: Path | None,
     count: int,
     batch: int,
@@ -96,7 +100,8 @@ def main(
             raise InputError(
                 f"{what}: expected one of {', '.join(allowed)}, found {value!r}; see --help"
             )
-    if images is None and (weights is not None or random_weights is not None):
+    given = (weights, random_weights, checkpoint)
+    if images is None and any(value is not None for value in given):
         raise InputError(
             "verify: expected --images beside weights, found none; give images to compare with "
             "PyTorch, or leave the weights out"
@@ -117,7 +122,7 @@ def main(
         from mnq.models.images import ImageSet
 
         source = ImageSet.open(images)
-        reference = _reference(screen, model, weights, random_weights)
+        reference = _reference(screen, model, weights, random_weights, checkpoint)
         for level, form in product(levels or ("all",), forms):
             total = min(count, len(source))
             with screen.progress(f"comparing {_NAMES[form]} at {level}", total) as advance:
@@ -143,14 +148,21 @@ def main(
 
 
 def _reference(
-    screen: Screen, model: ModelFile, weights: Path | None, random_weights: int | None
+    screen: Screen,
+    model: ModelFile,
+    weights: Path | None,
+    random_weights: int | None,
+    checkpoint: Path | None,
 ) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
     need_train()
     from mnq.models.zoo import load
+    from mnq.toolchain.checkpoint import read
     from mnq.toolchain.export import rebuild, reference
 
     screen.note(f"rebuilding {model.name} in PyTorch")
-    return reference(rebuild(model, load(model.name, weights, random=random_weights)))
+    if checkpoint is None:
+        return reference(rebuild(model, load(model.name, weights, random=random_weights)))
+    return reference(rebuild(model, load(model.name, random=0), read(checkpoint)))
 
 
 def _batches(model: ModelFile, source: ImageSet, batch: int, count: int) -> Iterator[NDArray[Any]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     State = dict[str, torch.Tensor]
 
-__all__ = ["digest", "load_into", "read"]
+__all__ = ["digest", "digest_of", "load_into", "read"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 # Under which published checkpoints keep the state dict: DeiT and Swin, then Lightning and others.
@@ -154,9 +154,14 @@ def check_finite(model: torch.nn.Module, source: str) -> None:
 
 
 def digest(model: torch.nn.Module) -> str:
-    """SHA-256, hex, over (name, dtype, shape, little-endian bytes) of the sorted state dict."""
+    """`digest_of` the model's state dict."""
+    return digest_of(model.state_dict())
+
+
+def digest_of(state: State) -> str:
+    """SHA-256, hex, over (name, dtype, shape, little-endian bytes) of the sorted tensors."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         array = tensor.detach().cpu().contiguous().numpy()
         sha.update(f"{name} {array.dtype.name} {list(array.shape)}\n".encode())
         sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -24,7 +24,7 @@ from mnq.toolchain.fuse import fuse
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.image import ImageInput
 from mnq.toolchain.map import Choice, Map
-from mnq.toolchain.program import Codes, Program, Step
+from mnq.toolchain.program import Codes, Inputs, Program, Step
 from mnq.toolchain.quantizers import quantize, weight_scale
 from mnq.toolchain.views import VIEWS
 
@@ -55,7 +55,20 @@ def build(
     scales: per quantizer group (calibrate.scales); `image` replaces the input group's scale.
     form: how a weight's range becomes its scale (quantizers.RANGES).
     """
-    return fuse(_Builder(graph, edges, {**scales}, mapping, choices, image, form).build())
+    return fuse(assemble(graph, edges, scales, mapping, choices, image, form))
+
+
+def assemble(
+    graph: Graph,
+    edges: Edges,
+    scales: dict[str, np.float32],
+    mapping: Map,
+    choices: dict[str, Choice],
+    image: ImageInput,
+    form: str = "ivit",
+) -> Program:
+    """`build` before the fusion of views: every node of the graph makes a tensor of its name."""
+    return _Builder(graph, edges, {**scales}, mapping, choices, image, form).build()
 
 
 @dataclass
@@ -69,6 +82,7 @@ class _Builder:
     form: str
     steps: list[Step] = field(default_factory=list)
     constants: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    weight_scales: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     tensor: dict[str, str] = field(default_factory=dict)  # graph tensor -> program tensor
 
     def build(self) -> Program:
@@ -87,7 +101,12 @@ class _Builder:
                 self._arithmetic(node)
         output = self.graph.output
         return Program(
-            self.image, self.steps, self.constants, self.tensor[output], self._scale(output)
+            self.image,
+            self.steps,
+            self.constants,
+            self.tensor[output],
+            self._scale(output),
+            self.weight_scales,
         )
 
     def _arithmetic(self, node: Node) -> None:
@@ -127,7 +146,7 @@ class _Builder:
         node: Node,
         operator: str,
         inputs: tuple[str, ...],
-        constants: Constants,
+        constants: Inputs,
         settings: dict[str, Any],
         reads: Codes | None = None,
     ) -> None:
@@ -150,29 +169,25 @@ class _Builder:
         )
 
     def _constant(self, node: Node) -> None:
-        value = node.parameters["value"].numpy()
+        value = node.parameters["value"].detach()
         bits = self._bits(node.name)
-        codes = quantize(value, self._scale(node.name), bits)
+        codes = quantize(value, self._scale(node.name), bits).cpu().numpy()
         self.constants[node.name] = codes.astype(np.int8 if bits <= 8 else np.int16)
         self.tensor[node.name] = node.name
 
     def _linear(self, node: Node) -> None:
-        weight = node.parameters["weight"].numpy().astype(np.float64)
-        bias = node.parameters["bias"].numpy().astype(np.float64)
+        weight = node.parameters["weight"].detach()  # (O, K), and stays where it is
+        bias = _numpy(node.parameters["bias"]).astype(np.float64)
         if self.edges.edges[node.inputs[0]].group == self.graph.input:
             weight, bias = self.image.fold(self.graph, node.inputs[0], weight, bias)
         input_scale = self._scale(node.inputs[0])
-        weight32 = weight.astype(np.float32)
-        per_channel = weight_scale(weight32, self.mapping.weight_bits, self.form)
+        per_channel = weight_scale(weight, self.mapping.weight_bits, self.form)
         # A channel with a large bias and tiny weights gets coarser weights, not an overflow.
         per_channel = np.maximum(per_channel, np.abs(bias) / (input_scale * _LARGEST_BIAS))
-        per_channel = per_channel.astype(np.float32)
-        codes = quantize(weight32, per_channel[:, None], self.mapping.weight_bits)
+        per_channel = self.weight_scales[node.name] = per_channel.astype(np.float32)
+        codes = quantize(weight, per_channel[:, None], self.mapping.weight_bits)
         accumulator_scale = per_channel.astype(np.float64) * input_scale
-        constants: Constants = {
-            "w": np.ascontiguousarray(codes.T.astype(np.int8)),
-            "bias": np.rint(bias / accumulator_scale).astype(np.int32),
-        }
+        constants: Constants = {"bias": np.rint(bias / accumulator_scale).astype(np.int32)}
         if self.edges.kinds.get(node.name) == "logits":
             self.scales[node.name] = np.float32(accumulator_scale.max())
         out_scale, bits = self._scale(node.name), self._bits(node.name)
@@ -185,7 +200,8 @@ class _Builder:
         else:
             constants |= requantize_constants(ratio, bits)
         to = {"to": self._element_type(node.name)}
-        self._step(node, operator.name, node.inputs, constants, to)
+        inputs: Inputs = {"w": codes.t().contiguous().to(torch.int8), **constants}
+        self._step(node, operator.name, node.inputs, inputs, to)
 
     def _add(self, node: Node) -> None:
         out_scale = self._scale(node.name)
@@ -203,7 +219,7 @@ class _Builder:
 
     def _layernorm(self, node: Node) -> None:
         method = LAYERNORM[self.choices[node.site].method]
-        weight, bias = (node.parameters[key].numpy() for key in ("weight", "bias"))
+        weight, bias = (_numpy(node.parameters[key]) for key in ("weight", "bias"))
         constants = method.constants(weight, bias, self._scale(node.name), self._bits(node.name))
         to = {"to": self._element_type(node.name)}
         self._step(node, method.operator.name, node.inputs, constants, to, self._codes(node))
@@ -229,7 +245,7 @@ class _Builder:
             self._scale(node.name),
             self._bits(node.name),
         )
-        bias = node.parameters.get("bias", torch.zeros(1, 1, 1, 1)).numpy() / product
+        bias = _numpy(node.parameters.get("bias", torch.zeros(1, 1, 1, 1))) / product
         if not np.abs(bias).max() < _LARGEST_BIAS:  # nor NaN
             raise InputError(
                 f"export: expected an attention bias below 2^30 accumulator steps, found "
@@ -240,3 +256,8 @@ class _Builder:
         operator = ATTENTION[choice.method][choice.attention]
         read = Codes(float(score_scale), self._bits(node.scores))
         self._step(node, operator.name, node.inputs, constants, {}, read)
+
+
+def _numpy(parameter: torch.Tensor) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = parameter.detach().cpu().numpy()
+    return result

@@ -132,21 +132,31 @@ def collect(
 def scales(
     statistics: Statistics, edges: Edges, bits: int, method: str = "mse", form: str = "ivit"
 ) -> dict[str, np.float32]:
-    """A bf16 scale for every calibrated group.
+    """A bf16 scale for every calibrated group, from its range in `ranges`."""
+    found = ranges(statistics, edges, bits, method, form)
+    return {
+        group: activation_scale(largest, edges.bits(group, bits), form)
+        for group, largest in found.items()
+    }
+
+
+def ranges(
+    statistics: Statistics, edges: Edges, bits: int, method: str = "mse", form: str = "ivit"
+) -> dict[str, float]:
+    """The largest value that every calibrated group represents.
 
     The 16-bit residual stream and the input always keep their whole range: clipping them
     ruins the model. `method` chooses the range of the `bits`-bit groups.
     """
     result = {}
     for group, histogram in statistics.histograms.items():
-        width = edges.bits(group, bits)
         largest = histogram.largest
         if edges.kinds[group] == "activation" and largest > 0:
             if method == "mse":
-                largest = _least_square_range(histogram, width, form)
+                largest = _least_square_range(histogram, edges.bits(group, bits), form)
             elif method == "percentile":
                 largest = _percentile_range(histogram)
-        result[group] = activation_scale(largest, width, form)
+        result[group] = largest
     return result
 
 

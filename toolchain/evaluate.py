@@ -24,7 +24,7 @@ def evaluate(graph: Graph, images: torch.Tensor, observe: Observe | None = None)
     values: dict[str, torch.Tensor] = {}
     for node in graph:
         inputs = [values[name] for name in node.inputs]
-        value = _evaluate(node, inputs, images, observe)
+        value = compute(node, inputs, images, observe)
         values[node.name] = value
         if observe is not None:
             observe(node.name, value)
@@ -34,9 +34,13 @@ def evaluate(graph: Graph, images: torch.Tensor, observe: Observe | None = None)
     return values[graph.output]
 
 
-def _evaluate(
-    node: Node, inputs: list[torch.Tensor], images: torch.Tensor, observe: Observe | None
+def compute(
+    node: Node,
+    inputs: list[torch.Tensor],
+    images: torch.Tensor,
+    observe: Observe | None = None,
 ) -> torch.Tensor:
+    """The float tensor that one node makes of its inputs; `images` are those of the graph."""
     parameters, settings = node.parameters, node.settings
     if node.op in VIEWS:
         return VIEWS[node.op].run(inputs, images.shape[0], {"shape": node.shape, **settings})
@@ -62,11 +66,17 @@ def _evaluate(
         return inputs[0] + inputs[1]
     if node.op == "attention":
         q, k, v = inputs
-        scores = q @ k.transpose(-1, -2)
-        if "bias" in parameters:
-            scores = scores + parameters["bias"]
-        scores = scores * settings["factor"]
+        scores = attention_scores(node, q, k)
         if observe is not None:
             observe(node.scores, scores)
         return scores.softmax(-1) @ v
     raise AssertionError(f"unknown node {node.op}")
+
+
+def attention_scores(node: Node, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """What the softmax of an attention node reads, (B, H, N, M)."""
+    scores = q @ k.transpose(-1, -2)
+    if "bias" in node.parameters:
+        scores = scores + node.parameters["bias"]
+    result: torch.Tensor = scores * node.settings["factor"]
+    return result

@@ -21,14 +21,16 @@ from mnq.toolchain import map as maps
 from mnq.toolchain.build import build
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
+from mnq.toolchain.checkpoint import Checkpoint
 from mnq.toolchain.edges import assign_edges
 from mnq.toolchain.equalize import equalize
 from mnq.toolchain.graph import Graph
-from mnq.toolchain.image import image_input
+from mnq.toolchain.image import ImageInput, image_input
 from mnq.toolchain.lower import lower
 from mnq.toolchain.map import Map
 from mnq.toolchain.prepare import prepare
 from mnq.toolchain.program import Program
+from mnq.toolchain.qat import with_weights
 from mnq.toolchain.quantizers import RANGES
 
 _VERSIONS = ("mnq", "torch", "timm", "onnx", "onnx-graphsurgeon")
@@ -61,6 +63,12 @@ def graph_of(loaded: LoadedModel) -> Graph:
     return prepare(capture(loaded.model, torch.zeros(2, p.channels, p.size, p.size)))
 
 
+def input_of(loaded: LoadedModel, settings: Settings) -> ImageInput:
+    """How images enter the integer model."""
+    p = loaded.preprocess
+    return image_input(settings.input_kind, p.mean, p.std, (p.channels, p.size, p.size))
+
+
 def quantize(
     loaded: LoadedModel,
     graph: Graph,
@@ -69,8 +77,7 @@ def quantize(
     settings: Settings,
 ) -> Program:
     """The integer program for scales by quantizer group."""
-    p = loaded.preprocess
-    image = image_input(settings.input_kind, p.mean, p.std, (p.channels, p.size, p.size))
+    image = input_of(loaded, settings)
     choices = mapping.resolve(graph.sites())
     return build(graph, assign_edges(graph), found, mapping, choices, image, settings.form)
 
@@ -85,21 +92,48 @@ def export(
     """The certified ONNX model: integer program, preprocessing, provenance and certificate."""
     settings = settings or Settings()
     graph = equalize(graph, statistics.equalization)
-    found = scales(
-        statistics,
-        assign_edges(graph),
-        mapping.activation_bits,
-        settings.method,
-        settings.form,
-    )
+    edges = assign_edges(graph)
+    found = scales(statistics, edges, mapping.activation_bits, settings.method, settings.form)
+    origin = {
+        "equalization": dict(sorted(statistics.equalization.items())),
+        "weights": loaded.weights_digest,
+        "calibration": dict(sorted(statistics.provenance.items())),
+    }
+    return _certified(loaded, graph, found, mapping, settings, origin)
+
+
+def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
+    """The certified ONNX model of a checkpoint of QAT. `loaded` gives the architecture only.
+
+    Raises InputError if the checkpoint is of another model.
+    """
+    graph, found, mapping, settings = _restored(loaded, trained)
+    header = trained.header
+    origin = {
+        "equalization": dict(sorted(header["equalization"].items())),
+        "weights": header["weights"],
+        "calibration": dict(sorted(header["calibration"].items())),
+        "checkpoint": trained.digest(),
+        "recipe": header["recipe"],
+        "step": header["progress"].get("step"),
+    }
+    return _certified(loaded, graph, found, mapping, settings, origin)
+
+
+def _certified(
+    loaded: LoadedModel,
+    graph: Graph,
+    found: dict[str, np.float32],
+    mapping: Map,
+    settings: Settings,
+    origin: dict[str, Any],
+) -> ModelProto:
     program = quantize(loaded, graph, found, mapping, settings)
     quantization = {
         "scales": {group: float(scale) for group, scale in sorted(found.items())},
-        "equalization": dict(sorted(statistics.equalization.items())),
         "method": settings.method,
         "form": settings.form,
-        "weights": loaded.weights_digest,
-        "calibration": dict(sorted(statistics.provenance.items())),
+        **origin,
     }
     entries = {
         "mnq.format": FORMAT,
@@ -117,6 +151,36 @@ def export(
     return lower(program, entries)
 
 
+def _restored(
+    loaded: LoadedModel, trained: Checkpoint
+) -> tuple[Graph, dict[str, np.float32], Map, Settings]:
+    """The trained graph and its scales. Raises InputError if they are not of this model."""
+    header = trained.header
+    if header["model"] != loaded.name:
+        raise InputError(
+            f"checkpoint: expected one of {loaded.name}, found one of {header['model']!r}; give "
+            "the model that was trained"
+        )
+    graph = with_weights(graph_of(loaded), trained.weights())
+    wanted = {g for g, kind in assign_edges(graph).kinds.items() if kind != "logits"}
+    found = _scales(header["scales"], wanted, "checkpoint: expected", "the checkpoint")
+    given = header["settings"]
+    settings = Settings(*(str(given.get(key)) for key in ("method", "form", "input_kind")))
+    mapping = maps.from_json(header["map"], loaded.name, "the checkpoint")
+    return graph, found, mapping, settings
+
+
+def _scales(table: Any, wanted: set[str], head: str, source: str) -> dict[str, np.float32]:
+    """Scales of all groups from JSON. Raises InputError if they are not those."""
+    good = isinstance(table, dict) and set(table) == wanted
+    if not good or not all(isinstance(s, float) and 1e-37 < s < 3e38 for s in table.values()):
+        raise InputError(
+            f"{head} a positive scale for every tensor in {source}, found something else; "
+            "export or train the model again"
+        )
+    return {group: np.float32(scale) for group, scale in table.items()}
+
+
 def reference(program: Program) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
     """The program as a function of numpy images, for runtime.verify.compare."""
 
@@ -128,12 +192,22 @@ def reference(program: Program) -> Callable[[NDArray[Any]], dict[str, NDArray[An
     return run
 
 
-def rebuild(model: ModelFile, loaded: LoadedModel) -> Program:
+def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = None) -> Program:
     """The PyTorch program that an exported model was made from, from the float weights.
 
-    Raises InputError if the weights or the model are not those of the export.
+    trained: the checkpoint, if it was made from one; `loaded` then gives the architecture only.
+    Raises InputError if the weights, the checkpoint or the model are not those of the export.
     """
     stored = model.quantization
+    if stored.get("checkpoint") != (trained and trained.digest()):
+        other = "another one" if "checkpoint" in stored else "one, though it was made from none"
+        raise InputError(
+            f"verify: expected the checkpoint that {model.name} was exported from, found "
+            f"{other if trained else 'none'}; "
+            + ("pass it as --checkpoint" if "checkpoint" in stored else "pass --weights instead")
+        )
+    if trained is not None:
+        return quantize(loaded, *_restored(loaded, trained))
     if stored.get("weights") != loaded.weights_digest:
         raise InputError(
             f"verify: expected the weights that {model.name} was exported from, found others "
@@ -144,15 +218,8 @@ def rebuild(model: ModelFile, loaded: LoadedModel) -> Program:
         raise InputError("verify: expected equalization exponents, found none; export again")
     graph = equalize(graph_of(loaded), exponents)
     kinds = assign_edges(graph).kinds
-    table: Any = stored.get("scales")
     wanted = {group for group, kind in kinds.items() if kind != "logits"}
-    good = isinstance(table, dict) and set(table) == wanted
-    if not good or not all(isinstance(s, float) and 1e-37 < s < 3e38 for s in table.values()):
-        raise InputError(
-            "verify: expected a positive scale for every tensor in the metadata, found something "
-            "else; export the model again"
-        )
-    found = {group: np.float32(scale) for group, scale in table.items()}
+    found = _scales(stored.get("scales"), wanted, "verify: expected", "the metadata")
     settings = Settings(stored.get("method", ""), stored.get("form", ""), model.input_kind)
     mapping = maps.from_json(model.map, loaded.name, "the model's metadata")
     return quantize(loaded, graph, found, mapping, settings)

@@ -9,7 +9,7 @@ which changes the scale and no code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,6 +61,14 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
+
+    def to(self, device: torch.device) -> Graph:
+        """The same graph with its parameters on `device`."""
+        moved = {
+            name: replace(node, parameters={k: v.to(device) for k, v in node.parameters.items()})
+            for name, node in self.nodes.items()
+        }
+        return Graph(moved, self.input, self.output)
 
     def consumers(self, name: str) -> list[Node]:
         """Nodes that read tensor `name`."""

@@ -52,6 +52,19 @@ class ImageInput:
             return rows
         return (images.to(torch.int16) - self.offset).to(torch.int8)
 
+    def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (B, C, H, W) as the program takes them: themselves, or normalized."""
+        return pixels if self.kind == "uint8" else self._normalized(pixels)
+
+    def values(self, images: torch.Tensor) -> torch.Tensor:
+        """What images that the program takes are to the float model: normalized, float32."""
+        return images if self.kind == "float" else self._normalized(images)
+
+    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        mean = torch.tensor(self.mean, device=pixels.device).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).reshape(1, -1, 1, 1)
+        return (pixels.to(torch.float32) / 255 - mean) / std
+
     @property
     def offset(self) -> int:
         """What is subtracted from pixels, or from the codes of the quantizer."""
@@ -67,10 +80,10 @@ class ImageInput:
         self,
         graph: Graph,
         reads: str,
-        weight: NDArray[np.float64],
+        weight: torch.Tensor,
         bias: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The first layer's weight (O, K) and bias (O,) for codes instead of normalized values.
+    ) -> tuple[torch.Tensor, NDArray[np.float64]]:
+        """The first layer's float32 weight (O, K) and bias (O,) for codes, not normalized values.
 
         x = (p / 255 - mean) / std and p = code + 128, so w x + b = (w / (255 std)) code + b'.
         """
@@ -78,9 +91,9 @@ class ImageInput:
             return weight, bias
         channel = _channels(graph, reads, self.shape)
         std, mean = np.asarray(self.std), np.asarray(self.mean)
-        folded = weight / (255.0 * std[channel])
+        folded = weight.cpu().numpy().astype(np.float64) / (255.0 * std[channel])
         shift = folded * (OFFSET - 255.0 * mean[channel])
-        return folded, bias + shift.sum(axis=1)
+        return torch.from_numpy(folded).to(weight), bias + shift.sum(axis=1)
 
 
 def image_input(

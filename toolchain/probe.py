@@ -49,7 +49,7 @@ class Probe:
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (int64) of float values of what the function reads."""
-        return torch.from_numpy(quantize(x.numpy(), self.reads.scale, self.reads.bits)).long()
+        return quantize(x, self.reads.scale, self.reads.bits).long()
 
     def write(self, codes: torch.Tensor) -> torch.Tensor:
         """Real values (float64) of what the function makes of codes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 RANGES = ("ivit", "paper")
@@ -36,15 +37,17 @@ def activation_scale(largest: float, bits: int, form: str = "ivit") -> np.float3
     return np.float32(round_up_to_bf16(scale))
 
 
-def weight_scale(weight: NDArray[np.float32], bits: int, form: str = "ivit") -> NDArray[np.float32]:
-    """Scale per output channel of `weight` (O, K), float32 (O,) (spec 1.2)."""
-    largest = np.abs(weight).max(axis=1).astype(np.float64)
+def weight_scale(weight: torch.Tensor, bits: int, form: str = "ivit") -> NDArray[np.float32]:
+    """Scale per output channel of float32 `weight` (O, K), float32 (O,) (spec 1.2)."""
+    largest = weight.abs().amax(dim=1).cpu().numpy().astype(np.float64)
     return np.maximum(largest / steps(bits, form), _SMALLEST_SCALE).astype(np.float32)
 
 
-def quantize(x: ArrayLike, scale: ArrayLike, bits: int) -> NDArray[np.int32]:
-    """Codes of float32 `x`: clamp(rne(f32(f32(1/S) * x))) (spec 1.1); S broadcasts."""
-    values = np.asarray(x, np.float32)
-    inverse = np.float32(1.0) / np.asarray(scale, np.float32)
-    codes = np.rint(values * inverse)
-    return np.clip(codes, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int32)
+def quantize(x: torch.Tensor, scale: ArrayLike, bits: int) -> torch.Tensor:
+    """int32 codes of `x`, in float32: clamp(rne(f32(f32(1/S) * x))) (spec 1.1); S broadcasts.
+
+    Computed where `x` is: float32 products and roundings are the same on every device.
+    """
+    inverse = torch.as_tensor(np.float32(1.0) / np.asarray(scale, np.float32))
+    codes = torch.round(x.to(torch.float32) * inverse.to(x.device))
+    return codes.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).to(torch.int32)

@@ -42,7 +42,7 @@ def test_every_verb_is_the_command_of_that_name(verb: str) -> None:
     [
         (["exprot"], "mnq: error: No such command 'exprot'"),
         (["--foo"], "mnq: error: No such option '--foo'"),
-        (["export"], "mnq export: error: Missing option '--model'; see mnq export --help"),
+        (["qat"], "mnq qat: error: Missing option '--model'; see mnq qat --help"),
         (["verify", "nothing.onnx"], "mnq verify: error: model: expected an .onnx file"),
     ],
 )

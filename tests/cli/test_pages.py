@@ -19,7 +19,7 @@ from mnq.toolchain import map as maps
 pytestmark = pytest.mark.onnxruntime
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = [DOCS / "commands.md", DOCS / "map.md", DOCS / "assign.md"]
+PAGES = [DOCS / name for name in ("commands.md", "map.md", "assign.md", "qat.md")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 MAPS: dict[str, dict[str, Any]] = {
     "wrong_site.json": {"sites": {"blocks.0.mlp": {"method": "lut"}}},
@@ -94,7 +94,7 @@ def test_commands_and_options_of_the_page_exist(page: Path) -> None:
             assert f"  {option}" in help_text, line
 
 
-@pytest.mark.parametrize("verb", ["demo", "assign", "export", "verify", "eval", "bench"])
+@pytest.mark.parametrize("verb", ["demo", "assign", "export", "qat", "verify", "eval", "bench"])
 def test_every_option_of_a_command_is_on_its_page(verb: str) -> None:
     (page,) = re.findall(rf"^## mnq-{verb}\n(.*?)(?=^## |\Z)", PAGES[0].read_text(), re.M | re.S)
     shared = {"--json", "--quiet", "--help"}

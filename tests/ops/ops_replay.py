@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ops_native import Kernel
+
+from mnq.ops.kernels import Kernel
 
 if TYPE_CHECKING:
     from ops_harness import Case

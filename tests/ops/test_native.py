@@ -15,8 +15,10 @@ import pytest
 from onnx import TensorProto
 from ops_cases import CASES
 from ops_harness import Array, Case, assert_same
-from ops_native import Kernel, Refused, available_paths, make_kernel, signatures
+from ops_native import make_kernel
 
+from mnq.ops.errors import InputError
+from mnq.ops.kernels import Kernel, paths, signatures
 from mnq.ops.library import cpu_path, library_path
 from mnq.ops.registry import OPERATORS
 
@@ -56,13 +58,13 @@ def test_portable_comes_first_and_the_last_path_is_chosen(monkeypatch: pytest.Mo
     monkeypatch.delenv("MNQ_CPU_PATH", raising=False)
     library = library_path()
     assert library is not None
-    assert available_paths()[0] == "portable"
-    assert cpu_path(library) == available_paths()[-1]
+    assert paths()[0] == "portable"
+    assert cpu_path(library) == paths()[-1]
 
 
 def test_the_path_can_be_chosen_from_the_environment() -> None:
     code = "from mnq.ops.library import *; print(cpu_path(library_path()))"
-    for path in available_paths():
+    for path in paths():
         environment = {**os.environ, "MNQ_CPU_PATH": path}
         command = [sys.executable, "-c", code]
         assert subprocess.check_output(command, text=True, env=environment).strip() == path
@@ -101,7 +103,7 @@ def test_a_path_shares_no_code_with_others(path: str) -> None:
 def test_any_number_of_threads_gives_the_same_integers() -> None:
     for name in (LAYER, ATTENTION):
         case = CASES[name]()
-        for path in available_paths():
+        for path in paths():
             kernel = kernel_of(case, path)
             for threads in (1, 2, 3, 8, 64):
                 assert_same(kernel.run(case.activations, threads), case.expected, path)
@@ -109,7 +111,7 @@ def test_any_number_of_threads_gives_the_same_integers() -> None:
 
 def test_a_kernel_runs_in_several_threads_at_once() -> None:
     case = CASES[ATTENTION]()
-    kernel = kernel_of(case, available_paths()[-1])
+    kernel = kernel_of(case, paths()[-1])
     results: list[Array] = []
 
     def work() -> None:
@@ -136,9 +138,9 @@ def test_the_batch_may_change_from_call_to_call() -> None:
 
 def test_an_unknown_operator_or_path_is_refused() -> None:
     case = CASES[LAYER]()
-    with pytest.raises(Refused, match="expected one of this library, found 'QLinearSub'"):
+    with pytest.raises(InputError, match="expected one of this library, found 'QLinearSub'"):
         Kernel("QLinearSub", {}, set(), TensorProto.INT8, "portable")
-    with pytest.raises(Refused, match=r"expected one of portable.*, found 'sse2'"):
+    with pytest.raises(InputError, match=r"expected one of portable.*, found 'sse2'"):
         Kernel(case.operator.name, inputs_of(case), set(), TensorProto.INT16, "sse2")
 
 
@@ -146,7 +148,7 @@ def refusal(case: Case, **changed: object) -> str:
     """What the library says to the case with some constants or `to` changed."""
     to = changed.pop("to", case.attributes.get("to", 0))
     constants = {**case.constants, **changed}
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InputError) as caught:
         make_kernel(case.operator, case.activations, constants, to)
     return str(caught.value)
 
@@ -166,15 +168,16 @@ def test_activations_of_a_wrong_shape_are_refused() -> None:
     case = CASES[LAYER]()
     kernel = kernel_of(case)
     x, r = case.activations["x"], case.activations["r"]
-    with pytest.raises(Refused, match=r"'x': expected shape \(\.\.\., 192\), found \(1, 50, 191\)"):
+    found = r"'x': expected shape \(\.\.\., 192\), found \(1, 50, 191\)"
+    with pytest.raises(InputError, match=found):
         kernel.run({"x": x[..., 1:], "r": r})
-    with pytest.raises(Refused, match="'r': expected shape"):
+    with pytest.raises(InputError, match="'r': expected shape"):
         kernel.run({"x": x, "r": r[..., 1:]})
 
 
 def test_a_constant_has_to_be_one() -> None:
     case = CASES[LAYER]()
-    with pytest.raises(Refused, match=r"'w': expected a constant .*, found an activation"):
+    with pytest.raises(InputError, match=r"'w': expected a constant .*, found an activation"):
         Kernel(case.operator.name, inputs_of(case), {"x", "r", "w"}, TensorProto.INT16, "portable")
 
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ops_harness import Array, Case
-from ops_native import PATHS, Native, Refused, make_kernel
+from ops_native import PATHS, Native, make_kernel
 from ops_strategies import exact, few
 
+from mnq.ops.errors import InputError
 from mnq.ops.fqvit_layernorm.op import fqvit_layernorm
 from mnq.ops.integer import INT8, INT16
 from mnq.ops.ivit_layernorm.op import ivit_layernorm
@@ -215,18 +216,18 @@ def test_softmax_of_hostile_rows(method: str, path: str, seed: int, keys: int) -
 def test_constants_outside_the_contract_are_refused() -> None:
     q = np.zeros((2, 3, 5, 8), np.int8)
     lut = SOFTMAX["lut"].constants(np.float32(0.1), 8)
-    with pytest.raises(Refused, match="'base': expected numbers from 0 to 0, found 1"):
+    with pytest.raises(InputError, match="'base': expected numbers from 0 to 0, found 1"):
         make_kernel(SOFTMAX["lut"].operator, {"q": q}, {**lut, "base": np.array(1, np.int32)})
     heads = SOFTMAX["ivit"].constants(np.full((4, 1, 1), 0.1, np.float32), 8)
-    with pytest.raises(Refused, match="expected 4 heads on the third axis from the end"):
+    with pytest.raises(InputError, match="expected 4 heads on the third axis from the end"):
         make_kernel(SOFTMAX["ivit"].operator, {"q": q}, heads).run({"q": q})
     gelu = GELU["ivit"].constants(0.1, 0.1, 8)
-    with pytest.raises(Refused, match="'x0': expected a number from -65535 to -1, found 0"):
+    with pytest.raises(InputError, match="'x0': expected a number from -65535 to -1, found 0"):
         make_kernel(GELU["ivit"].operator, {"q": q}, {**gelu, "x0": np.array(0, np.int32)})
     norm = LAYERNORM["fqvit"].constants(np.ones(4096), np.zeros(4096), 0.1, 8)
     wide = np.zeros((1, 4096), np.int16)
-    with pytest.raises(Refused, match="at most 2048 channels of int16 codes, found 4096"):
+    with pytest.raises(InputError, match="at most 2048 channels of int16 codes, found 4096"):
         make_kernel(fqvit_layernorm, {"q": wide}, norm)
     norm = LAYERNORM["ivit"].constants(np.ones(8), np.zeros(8), 0.1, 8)
-    with pytest.raises(Refused, match="expected rows of 8 as in 'bq'"):
+    with pytest.raises(InputError, match="expected rows of 8 as in 'bq'"):
         make_kernel(ivit_layernorm, {"q": q[..., 1:]}, norm)

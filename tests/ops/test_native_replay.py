@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from ops_cases import CASES
-from ops_native import available_paths
 from ops_replay import record
 
+from mnq.ops.kernels import paths
 from mnq.ops.library import OVERRIDE
 
 pytestmark = [pytest.mark.native, pytest.mark.slow]
@@ -82,6 +82,6 @@ def test_sanitizers_find_nothing(recorded: tuple[Path, int], tmp_path: Path) -> 
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
     }
-    paths = available_paths()
-    result = replay(folder, paths, [], environment)
-    assert result == {"comparisons": 2 * len(paths) * count, "different": []}
+    available = paths()
+    result = replay(folder, available, [], environment)
+    assert result == {"comparisons": 2 * len(available) * count, "different": []}

@@ -128,7 +128,8 @@ def test_folded_layer_on_codes_is_the_layer_on_normalized_values(
     weight = rng.normal(size=layer.parameters["weight"].shape)
     bias = rng.normal(size=weight.shape[0])
     image = image_input("uint8", MEAN, STD, SHAPE)
-    folded, shifted = image.fold(graph, layer.inputs[0], weight, bias)
+    tensor, shifted = image.fold(graph, layer.inputs[0], torch.from_numpy(weight), bias)
+    folded = tensor.numpy()
 
     def rows(images: torch.Tensor) -> np.ndarray[Any, Any]:
         """The layer's input rows for an image, by the graph's own moves."""
@@ -154,7 +155,7 @@ def test_folded_layer_on_codes_is_the_layer_on_normalized_values(
 
 
 def test_float_input_folds_nothing(graph: Any) -> None:
-    weight, bias = np.ones((2, 3)), np.zeros(2)
+    weight, bias = torch.ones(2, 3), np.zeros(2)
     image = image_input("float", MEAN, STD, SHAPE)
     assert image.fold(graph, "any", weight, bias) == (weight, bias)
 
@@ -170,8 +171,9 @@ def test_first_layer_is_within_its_quantization_error(quantized: Quantized, kind
     found = tensors[layer.output].double().numpy() * layer.scale
 
     node = quantized.graph.nodes[layer.output]
-    weight, bias = (node.parameters[k].double().numpy() for k in ("weight", "bias"))
-    weight, bias = image.fold(quantized.graph, node.inputs[0], weight, bias)
+    real, bias = (node.parameters[k].double() for k in ("weight", "bias"))
+    real, shifted = image.fold(quantized.graph, node.inputs[0], real, bias.numpy())
+    weight, bias = real.numpy(), shifted
     codes = np.abs(tensors[layer.inputs[0]].double().numpy()).sum(-1, keepdims=True)
     weight_step = np.abs(weight).max(axis=1) / 127
     bound = codes * image.scale * weight_step / 2  # of the weights

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
 from toolchain_harness import exact
 
 from mnq.toolchain.quantizers import (
@@ -24,6 +26,14 @@ SCALES = st.builds(
     st.integers(-30, 20),
 )
 POSITIVE = st.floats(2.0**-120, 2.0**120, exclude_min=True)
+
+
+def codes_of(x: ArrayLike, scale: ArrayLike, bits: int) -> NDArray[np.int32]:
+    return quantize(torch.from_numpy(np.asarray(x, np.float32)), scale, bits).numpy()
+
+
+def scale_of(weight: ArrayLike, bits: int, form: str = "ivit") -> NDArray[np.float32]:
+    return weight_scale(torch.from_numpy(np.asarray(weight, np.float32)), bits, form)
 
 
 def significant_bits(x: np.float32) -> int:
@@ -63,7 +73,7 @@ def test_code_to_float32_to_code_is_exact_for_every_16_bit_code(scale: np.float3
     codes = np.arange(-(2**15), 2**15, dtype=np.int32)
     values = codes.astype(np.float32) * scale
     assert np.array_equal(values.astype(np.float64), codes * np.float64(scale))  # no rounding
-    assert np.array_equal(quantize(values, scale, 16), codes)
+    assert np.array_equal(codes_of(values, scale, 16), codes)
 
 
 @pytest.mark.parametrize(("bits", "plain"), [(8, 127), (6, 31), (4, 7), (2, 1), (16, 32767)])
@@ -86,7 +96,7 @@ def test_activation_scale_is_the_range_over_the_steps_rounded_up(
 @given(st.floats(2.0**-10, 2.0**20), st.sampled_from([4, 6, 8, 16]))
 def test_calibrated_maximum_is_representable(largest: float, bits: int) -> None:
     scale = activation_scale(largest, bits)
-    ends = quantize(np.float32([largest, -largest]), scale, bits)
+    ends = codes_of(np.float32([largest, -largest]), scale, bits)
     assert np.abs(ends).max() <= 2 ** (bits - 1) - 1
     # Half a step, and what float32 rounds of `largest` and of the reciprocal.
     error = np.abs(ends * np.float64(scale) - [largest, -largest])
@@ -95,24 +105,24 @@ def test_calibrated_maximum_is_representable(largest: float, bits: int) -> None:
 
 def test_scale_of_an_all_zero_tensor_is_positive() -> None:
     assert activation_scale(0.0, 8) == SMALLEST
-    assert weight_scale(np.zeros((2, 3), np.float32), 8).tolist() == [SMALLEST, SMALLEST]
+    assert scale_of(np.zeros((2, 3), np.float32), 8).tolist() == [SMALLEST, SMALLEST]
 
 
 def test_weight_scale_is_per_output_channel_and_float32() -> None:
     weight = np.float32([[1.0, -3.0, 2.0], [0.5, 0.25, -0.125], [0.0, 0.0, 0.0]])
-    scale = weight_scale(weight, 8)
+    scale = scale_of(weight, 8)
     assert scale.dtype == np.float32 and scale.shape == (3,)
     assert scale[:2].tolist() == [np.float32(3 / 127), np.float32(0.5 / 127)]
-    codes = quantize(weight, scale[:, None], 8)
+    codes = codes_of(weight, scale[:, None], 8)
     assert codes.tolist() == [[42, -127, 85], [127, 64, -32], [0, 0, 0]]  # 63.5 and 31.75
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_eq_1_of_the_paper_is_finer_and_its_maximum_is_half_a_step_off(bits: int) -> None:
     weight = np.float32([[1.0, -1.0, 0.3]])
-    scale = weight_scale(weight, bits, "paper")
+    scale = scale_of(weight, bits, "paper")
     assert scale[0] == np.float32(2 / (2**bits - 1))
-    codes = quantize(weight, scale[:, None], bits)
+    codes = codes_of(weight, scale[:, None], bits)
     assert codes[0, 0] == 2 ** (bits - 1) - 1  # 127.5 saturates
     error = np.abs(codes * np.float64(scale[0]) - weight)
     assert error.max() == pytest.approx(scale[0] / 2, rel=1e-4)  # S is float32
@@ -120,14 +130,14 @@ def test_eq_1_of_the_paper_is_finer_and_its_maximum_is_half_a_step_off(bits: int
 
 def test_ties_go_to_even() -> None:
     halves = np.float32([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 126.5])
-    assert quantize(halves, 1.0, 8).tolist() == [-2, -2, 0, 0, 2, 2, 126]
+    assert codes_of(halves, 1.0, 8).tolist() == [-2, -2, 0, 0, 2, 2, 126]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 6, 8, 16])
 def test_values_outside_saturate_at_every_width(bits: int) -> None:
     lo, hi = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     values = np.float32([-np.inf, -1e30, lo - 0.6, lo, hi, hi + 0.6, 1e30, np.inf])
-    found = quantize(values * np.float32(0.25), 0.25, bits)
+    found = codes_of(values * np.float32(0.25), 0.25, bits)
     assert found.dtype == np.int32
     assert found.tolist() == [lo, lo, lo, lo, hi, hi, hi, hi]
 
@@ -140,6 +150,6 @@ def test_quantizer_multiplies_by_the_float32_reciprocal() -> None:
     inverse = (1.0 / scale.astype(np.float64)).astype(np.float32)
     product = (x.astype(np.float64) * inverse).astype(np.float32)
     expected = np.clip(np.rint(product), -128, 127)
-    assert np.array_equal(quantize(x, scale, 8), expected)
+    assert np.array_equal(codes_of(x, scale, 8), expected)
     divided = np.clip(np.rint(x / scale), -128, 127)
     assert (divided != expected).any()  # as ONNX QuantizeLinear would have it

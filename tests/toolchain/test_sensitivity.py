@@ -19,7 +19,6 @@ from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.measurements import BINS, Measurements, Run
 from mnq.toolchain.probe import Probe
 from mnq.toolchain.program import Step
-from mnq.toolchain.quantizers import quantize
 from mnq.toolchain.sensitivity import MEASURES, observe_sites
 from mnq.toolchain.sqnr import Powers
 
@@ -148,7 +147,7 @@ def test_isolated_figures_are_those_of_one_site_in_the_float_model(
         assert entry.method == name
         probe = quantized.variants(8).probe(site, name)
         exactly = float_site(quantized, floats, site)
-        codes = quantize(exactly[0], probe.reads.scale, probe.reads.bits).astype(np.int64)
+        codes = probe.quantize(torch.from_numpy(exactly[0])).numpy()
         assert_site(found, run, site, exactly, codes, probe)
 
 

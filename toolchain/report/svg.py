@@ -64,12 +64,12 @@ def drawing(height: float, rows: int = 1, columns: int = 1, **options: Any) -> I
 
 
 class Drawing:
-    """A figure, its axes row by row, and its SVG once it is drawn."""
+    """A figure, its axes row by row, and its SVG document once it is drawn."""
 
     def __init__(self, figure: Figure, axes: list[Axes]) -> None:
         self.figure = figure
         self.axes = axes
-        self._svg = ""
+        self.document = ""
 
     def legend(self, handles: list[Any], labels: list[str]) -> None:
         """A legend above all axes, where it hides nothing."""
@@ -85,12 +85,12 @@ class Drawing:
     def render(self) -> None:
         """Draw."""
         buffer = io.StringIO()
-        self.figure.savefig(buffer, format="svg")
-        self._svg = buffer.getvalue()
+        self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        self.document = buffer.getvalue()
 
     def html(self, name: str, description: str) -> Html:
         """The SVG, for a place in an HTML page. name: a prefix that no other figure there has."""
-        return inline(self._svg, name, description)
+        return inline(self.document, name, description)
 
 
 def inline(svg: str, name: str, description: str) -> Html:

@@ -1,0 +1,29 @@
+"""Which map a command uses: --assign and --bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnq.ops.errors import InputError
+
+if TYPE_CHECKING:
+    from mnq.toolchain.map import Map
+
+
+def chosen_map(assign: str, model: str, bits: int | None) -> Map:
+    """The map of --assign: one method everywhere at `bits` (8 if None), or a file.
+
+    Raises InputError for an unusable map, and for other bits than a file's.
+    """
+    from mnq.toolchain import map as maps
+
+    if assign.startswith("uniform:"):
+        return maps.uniform(model, assign.removeprefix("uniform:"), 8 if bits is None else bits)
+    mapping = maps.read(Path(assign), model)
+    if bits is not None and bits != mapping.activation_bits:
+        raise InputError(
+            f"--bits: expected {mapping.activation_bits} as in {assign}, found {bits}; leave "
+            "--bits out or edit the map"
+        )
+    return mapping
