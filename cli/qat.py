@@ -13,15 +13,17 @@ import click
 from rich.table import Table
 
 from mnq.cli.calibration import BATCH, Ranges, range_options
-from mnq.cli.common import COUNT, INTERRUPTED, SEED, Command, Screen, need_train, output_options
+from mnq.cli.common import INTERRUPTED, Command, Screen, output_options
 from mnq.cli.mapping import chosen_map
+from mnq.cli.recipe import recipe_options
 from mnq.cli.training import BEST, LAST, Images, Run, Subject
 from mnq.ops.errors import InputError
-from mnq.ops.files import check_writable
+from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
 
 if TYPE_CHECKING:
     from mnq.toolchain.map import Map
+    from mnq.toolchain.train import Recipe
 
 EXAMPLES = """
 \b
@@ -29,8 +31,9 @@ Examples:
   mnq-qat --model deit_t --assign map.json --train imagenet/train --val imagenet/val \\
       --output run                                  the paper's recipe, one epoch
   mnq-qat --model deit_t --weights deit_t.safetensors --assign uniform:ivit --bits 6 \\
-      --train photos.zip --val held_out.zip --epochs 5 --batch 32 --lr 2e-5 --distill 1 \\
-      --augment light --output run                  little data: learn from the float model
+      --train photos.zip --val held_out.zip --epochs 5 --batch 32 --lr 1e-4 --distill 1 \\
+      --ranges learned --range-lr 0.01 --augment light --output run
+                                                    little data: learn from the float model
   mnq-qat ... --output run --resume run/last.safetensors
   torchrun --nproc-per-node 8 -m mnq.cli.qat ...    eight GPUs
   mnq-export --checkpoint run/best.safetensors --output m.onnx
@@ -61,64 +64,10 @@ Examples:
 )
 @click.option("--val", type=Path, help="Images to judge each epoch on; without: no accuracy.")
 @range_options
-@click.option("--epochs", type=COUNT, default=1, show_default=True, help="The paper: 1, 5 or 90.")
-@click.option(
-    "--batch", type=COUNT, default=128, show_default=True, help="Images per step, of all processes."
-)
-@click.option(
-    "--lr",
-    type=click.FloatRange(0, min_open=True),
-    default=1e-6,
-    show_default=True,
-    help="Learning rate of AdamW; a cosine ends at 1/15 of it.",
-)
-@click.option(
-    "--weight-decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Of matrices."
-)
-@click.option(
-    "--distill",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Weight of the float model's answers in the loss; 1 is best with little data.",
-)
-@click.option(
-    "--clip-grad",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="Largest norm of the gradient; 0: any.",
-)
-@click.option(
-    "--ranges",
-    "kind",
-    default="ema",
-    show_default=True,
-    help="ema: follow the activations, as I-ViT. learned: scales are trained (LSQ).",
-)
-@click.option(
-    "--range-lr",
-    type=click.FloatRange(0, min_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Learning rate of log2 of learned scales.",
-)
-@click.option(
-    "--augment",
-    default="ivit",
-    show_default=True,
-    help="ivit: RandAugment, mixup, cutmix, erasing, smoothing. light: crop and flip. none.",
-)
-@click.option(
-    "--precision",
-    default="float32",
-    show_default=True,
-    help="Of the backward pass: float32 or bfloat16. The forward pass is integers.",
-)
+@recipe_options
 @click.option(
     "--input", "input_kind", default="uint8", show_default=True, help="As for mnq-export."
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of order and augmentation.")
 @click.option(
     "--workers",
     type=click.IntRange(0, 256),
@@ -140,18 +89,8 @@ def main(
     train: Path,
     val: Path | None,
     ranges: Ranges,
-    epochs: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    distill: float,
-    clip_grad: float,
-    kind: str,
-    range_lr: float,
-    augment: str,
-    precision: str,
+    recipe: Recipe,
     input_kind: str,
-    seed: int,
     workers: int,
     device: str,
     output: Path,
@@ -165,17 +104,9 @@ def main(
     last.safetensors and best.safetensors, log.csv and curve.svg to the output folder after every
     epoch. Ctrl-C stops after the step and saves; --resume goes on as if nothing had happened.
     """
-    need_train("matplotlib")
-    from mnq.models.augment import AUGMENTATIONS
-    from mnq.toolchain import ranges as quantizer_ranges
     from mnq.toolchain.processes import DEVICES, process
-    from mnq.toolchain.qat import PRECISIONS
-    from mnq.toolchain.train import Recipe
 
     for value, allowed, option in (
-        (kind, quantizer_ranges.KINDS, "--ranges"),
-        (augment, AUGMENTATIONS, "--augment"),
-        (precision, PRECISIONS, "--precision"),
         (input_kind, INPUT_KINDS, "--input"),
         (device, DEVICES, "--device"),
     ):
@@ -183,19 +114,11 @@ def main(
             raise InputError(
                 f"{option}: expected {' or '.join(allowed)}, found {value!r}; see --help"
             )
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch,
-        learning_rate=lr,
-        weight_decay=weight_decay,
-        distillation=distill,
-        clip=clip_grad,
-        ranges=kind,
-        range_rate=range_lr,
-        precision=precision,
-        augmentation=augment,
-        seed=seed,
-    )
+    if ranges.calib is None and train.suffix == ".tar":
+        raise InputError(
+            f"--calib: expected images to calibrate on beside {train}, found none; give a folder or "
+            ".zip of a few hundred of them"
+        )
     _check_output(output, resume)
     with process(device) as here:
         screen = Screen(as_json, quiet or not here.first)
@@ -208,6 +131,8 @@ def main(
             run.resume(resume)
         if here.first:
             output.mkdir(exist_ok=True)
+            if resume is not None and not (output / LAST).exists():
+                write_atomically(output / LAST, resume.read_bytes())
         with _interruptible(screen) as stopped:
             finished = run.train(stopped)
         if here.first:
@@ -221,7 +146,8 @@ def _check_output(output: Path, resume: Path | None) -> None:
     if not output.parent.is_dir() or (output.exists() and not output.is_dir()):
         found = f"none at {output.parent}" if not output.parent.is_dir() else f"a file at {output}"
         raise InputError(f"--output: expected a folder to write, found {found}; choose another")
-    if resume is None and (output / LAST).exists():
+    other = resume is None or resume.resolve().parent != output.resolve()
+    if other and (output / LAST).exists():
         raise InputError(
             f"--output: expected a new folder, found a run in {output}; choose another, or go on "
             f"with --resume {output / LAST}"
@@ -308,7 +234,7 @@ def _report(screen: Screen, run: Run, finished: bool) -> None:
             f"stopped and saved; go on with the same options and --resume {run.output / LAST}"
         )
         return
-    chosen = LAST if run.progress.best() is None else BEST
+    chosen = BEST if (run.output / BEST).exists() else LAST
     screen.note(f"next: mnq-export --checkpoint {run.output / chosen} --output m.onnx")
 
 

@@ -145,7 +145,12 @@ class Run:
                 f"checkpoint: expected one of this run, found one of another in {path} (different: "
                 f"{', '.join(other)}); resume with the model, data and options that it began with"
             )
-        step, losses = found.header["progress"]["step"], found.header["progress"]["losses"]
+        step, losses = (found.header["progress"].get(key) for key in ("step", "losses"))
+        if not isinstance(step, int) or not isinstance(losses, float | int) or step < 0:
+            raise InputError(
+                f"checkpoint: expected a number of steps and a sum of losses, found {step!r:.40} "
+                f"and {losses!r:.40} in {path}; give an earlier checkpoint"
+            )
         self.trainer.restore(found.tensors, step)
         self.progress = Progress(found.header["history"], losses)
 

@@ -187,8 +187,9 @@ def open_dataset(path: Path, classes: list[str] | None, num_classes: int) -> Dat
 def _timm_reader(path: Path, labels: dict[str, int], tar: bool) -> Reader:
     from timm.data.dataset_factory import create_dataset
 
-    # An open .tar file is shared by forked processes, and so is the position in it.
-    options: dict[str, Any] = {"cache_tarfiles": False}
+    # An open .tar file is shared by forked processes, and so is the position in it. The index of
+    # a large one would be pickled beside it, and unpickled by the next run.
+    options: dict[str, Any] = {"cache_tarfiles": False, "cache_tarinfo": False}
     if not tar:
         options = {"input_key": ";".join(sorted(EXTENSIONS))}
     # Without search_split=False timm would pass to a class folder named "val".

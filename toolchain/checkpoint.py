@@ -39,6 +39,7 @@ _KEYS = {
     "progress": dict,
     "history": list,
 }
+_KEY = "mnq"
 _LARGEST_HEADER = 16 << 20
 
 
@@ -93,8 +94,10 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()
     }
-    header = {key: json.dumps(checkpoint.header[key]) for key in _KEYS}
-    write_atomically(path, save(tensors, metadata={"format": FORMAT, **header}))
+    header = {key: checkpoint.header[key] for key in _KEYS}
+    # One key: safetensors writes several in a random order, and equal runs are equal bytes.
+    text = json.dumps({"format": FORMAT, **header})
+    write_atomically(path, save(tensors, metadata={_KEY: text}))
 
 
 def read(path: Path) -> Checkpoint:
@@ -104,13 +107,7 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise InputError(
-                    f"checkpoint: expected a {FORMAT} file, found {metadata.get('format')!r} in "
-                    f"{path}; give one that mnq-qat wrote"
-                )
-            header = _header(metadata)
+            header = _header((file.metadata() or {}).get(_KEY, "{}"), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
@@ -127,13 +124,18 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, header)
 
 
-def _header(metadata: dict[str, str]) -> dict[str, Any]:
+def _header(text: str, path: Path) -> dict[str, Any]:
     """The metadata's values. Raises KeyError, TypeError or ValueError if they cannot be ours."""
-    header = {}
+    if len(text) > _LARGEST_HEADER:
+        raise ValueError(f"metadata of more than {_LARGEST_HEADER} bytes")
+    found = json.loads(text)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        kind = found.get("format") if isinstance(found, dict) else found
+        raise InputError(
+            f"checkpoint: expected a {FORMAT} file, found {kind!r:.80} in {path}; give one that "
+            "mnq-qat wrote"
+        )
     for key, kind in _KEYS.items():
-        if len(metadata[key]) > _LARGEST_HEADER:
-            raise ValueError(f"{key} of more than {_LARGEST_HEADER} bytes")
-        header[key] = json.loads(metadata[key])
-        if not isinstance(header[key], kind):
+        if not isinstance(found[key], kind):
             raise TypeError(f"{key} that is no {kind.__name__}")
-    return header
+    return {key: found[key] for key in _KEYS}

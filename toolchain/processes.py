@@ -48,6 +48,8 @@ def process(device: str) -> Iterator[Process]:
     if device != "cpu" and torch.cuda.is_available():
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # equal runs, equal bits
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if world == 1:
         yield Process(0, 1, chosen)
         return

@@ -101,6 +101,10 @@ class QuantizedModel(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes), float32, of images (B, C, H, W) as the program takes them."""
+        with torch.autocast(images.device.type, enabled=False):  # it would round the products
+            return self._forward(images)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
         program, scales = assemble(*self._source()), self.scales()
         scales.setdefault(self.edges.edges[self.graph.output].group, program.output_scale)
         steps = {step.output: step for step in program.steps}

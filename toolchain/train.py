@@ -7,6 +7,7 @@ is interrupted after any step and goes on from the checkpoint.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,7 +72,11 @@ class Trainer:
         self.weights = model.weights()
         many = distributed.is_initialized() and distributed.get_world_size() > 1
         # Buffers are the ranges, which every process computes alike.
-        self.wrapped = DistributedDataParallel(model, broadcast_buffers=False) if many else model
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it
+            self.wrapped = (
+                DistributedDataParallel(model, broadcast_buffers=False) if many else model
+            )
         self.optimizer = torch.optim.AdamW(self._groups(), eps=1e-8)
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -100,7 +105,15 @@ class Trainer:
         the gradient is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(images, targets)
+        try:
+            loss = self._loss(images, targets)
+        except InputError as error:
+            if self.step == 0:
+                raise
+            raise Diverged(
+                f"qat: expected weights and scales that make a model, found in step "
+                f"{self.step + 1}: {error}; go on from the last checkpoint with a lower --lr"
+            ) from error
         loss.backward()
         largest = self.recipe.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
