@@ -105,8 +105,8 @@ def scale_gradient(
     """
     lo, hi = limits
     ratio = values / scale
-    clipped = ratio.clamp(lo, hi)
-    error = torch.where(ratio == clipped, ratio.round() - ratio, clipped)
+    inside = torch.ops.aten.hardtanh_backward(ratio, ratio, lo, hi)  # 0 outside, in one go
+    error = ratio.round_().clamp_(lo, hi).sub_(inside).mul_(gradient)
     features = values[0].numel() if values.ndim > 1 else values.numel()
     factor = scale * math.log(2.0) / math.sqrt(features * hi)
-    return (gradient * error).sum() * factor
+    return error.sum(dtype=torch.promote_types(error.dtype, torch.float32)) * factor

@@ -126,10 +126,11 @@ class Call:
         lo, hi = quantizer.limits
         # What rounds to a code inside the limits passes; as the derivative of a clamp, in one go.
         ends = (lo - 0.5) * quantizer.scale, (hi + 0.5) * quantizer.scale
-        passed = torch.ops.aten.hardtanh_backward(gradient.to(y.dtype), values, *ends)
+        gradient = gradient.to(y.dtype)
+        passed = torch.ops.aten.hardtanh_backward(gradient, values, *ends)
         if quantizer.group not in self.ranges.learned:
             return passed, []
-        return passed, [scale_gradient(values.float(), quantizer.scale, (lo, hi), gradient)]
+        return passed, [scale_gradient(values, quantizer.scale, (lo, hi), gradient)]
 
     def _autocast(self, device: torch.device) -> Any:
         low = self.precision == "bfloat16"
