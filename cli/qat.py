@@ -116,8 +116,8 @@ def main(
             )
     if ranges.calib is None and train.suffix == ".tar":
         raise InputError(
-            f"--calib: expected images to calibrate on beside {train}, found none; give a folder or "
-            ".zip of a few hundred of them"
+            f"--calib: expected images to calibrate on beside {train}, found none; give a folder "
+            "or .zip of a few hundred of them"
         )
     _check_output(output, resume)
     with process(device) as here:

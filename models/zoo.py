@@ -6,6 +6,7 @@ Importing this module is light; torch and timm are imported when a model is load
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from mnq.ops.errors import EnvironmentLack, InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DIGITS", "SHORT_NAMES", "LoadedModel", "load"]
+__all__ = ["BUNDLED", "DIGITS", "SHORT_NAMES", "LoadedModel", "load"]
 
 SHORT_NAMES = {
     "deit_t": "deit_tiny_patch16_224",
@@ -29,7 +30,13 @@ SHORT_NAMES = {
     "swin_t": "swin_tiny_patch4_window7_224",
     "swin_s": "swin_small_patch4_window7_224",
 }
-DIGITS = "digits"  # the bundled model; the only name that is not timm's
+DIGITS = "digits"
+# The bundled models, the only names that are not timm's, and the modules that make them.
+BUNDLED = {
+    DIGITS: "mnq.models.digits.model",
+    "micro_vit": "mnq.models.micro.vit",
+    "micro_swin": "mnq.models.micro.swin",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class LoadedModel:
 
     Attributes:
         name: as asked for.
-        timm_name: timm's name, None for the bundled model.
+        timm_name: timm's name, None for a bundled model.
         model: float32, eval mode, on the CPU; (N, C, size, size) to (N, num_classes).
         preprocess: from an image to the model's input.
         classes: class names in output order (WordNet ids for ImageNet), None if not known.
@@ -56,12 +63,12 @@ class LoadedModel:
 
 
 def load(name: str, weights: Path | None = None, *, random: int | None = None) -> LoadedModel:
-    """Load a model by short name, timm name or "digits".
+    """Load a model by short name, bundled name or timm name.
 
     Args:
-        name: a key of SHORT_NAMES, DIGITS, or any timm model name, with or without a tag.
+        name: a key of SHORT_NAMES or BUNDLED, or any timm model name, with or without a tag.
         weights: .safetensors, .pth, .pt or .bin file; None downloads timm's pretrained weights
-            (or takes the bundled ones for "digits").
+            (or takes the bundled ones).
         random: seed of random weights instead, for trying sizes and speeds.
 
     InputError: unknown name, unusable file or weights that do not fit.
@@ -82,26 +89,25 @@ def load(name: str, weights: Path | None = None, *, random: int | None = None) -
     # The draws that make a model must not depend on, or disturb, the caller's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
-        if name == DIGITS:
-            return _load_digits(weights, random)
+        if name in BUNDLED:
+            return _load_bundled(name, weights, random)
         return _load_timm(timm, name, weights, random)
 
 
-def _load_digits(path: Path | None, random: int | None) -> LoadedModel:
-    from mnq.models.digits import model as digits
-
-    net = digits.build()
+def _load_bundled(name: str, path: Path | None, random: int | None) -> LoadedModel:
+    bundled = importlib.import_module(BUNDLED[name])
+    net = bundled.build()
     if random is None:
-        path = path or digits.WEIGHTS
+        path = path or bundled.WEIGHTS
         weights.load_into(net, weights.read(path), str(path))
-    return _finish(DIGITS, None, net, digits.PREPROCESS, list(digits.CLASSES))
+    return _finish(name, None, net, bundled.PREPROCESS, list(bundled.CLASSES))
 
 
 def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> LoadedModel:
     timm_name = SHORT_NAMES.get(name, name)
     if not timm.is_model(timm_name):
         raise InputError(
-            f"model: expected {', '.join(SHORT_NAMES)}, {DIGITS} or a timm name, "
+            f"model: expected {', '.join([*SHORT_NAMES, *BUNDLED])} or a timm name, "
             f"found {ascii(name)[:80]}; {_suggest(name, timm.list_models())}"
         )
     try:
@@ -124,7 +130,7 @@ def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> L
 
 def _suggest(name: str, known: list[str]) -> str:
     """Advice for an unknown name: those that begin with it, else those spelt alike."""
-    names = [*SHORT_NAMES, DIGITS, *known]
+    names = [*SHORT_NAMES, *BUNDLED, *known]
     close = [other for other in names if name and other.startswith(name)][:3]
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists its names"

@@ -1,11 +1,14 @@
-"""Trains DeiT-T as it will be deployed, on 1000 images, and judges it on 500 others.
+"""Trains models as they will be deployed, and judges them on images that they have not seen.
 
-    python results/qat.py --data DIR --work DIR [--row TEXT]
+    python results/qat.py deit_t --data DIR --work DIR [--row TEXT]
+    python results/qat.py micro_vit --data DIR --work DIR [--row TEXT]
 
-DIR of --data holds deit_tiny_patch16_224.safetensors, imagenet_calib_1000.zip (calibration,
-assignment and training) and imagenet_eval_500.zip (judgement only). --work keeps the runs, so that
-an interrupted one goes on. Everything is done by mnq's own commands. Writes results/qat.json after
-every row. Options of the training were chosen on 200 images of the first set, held out from it.
+DIR of --data holds, for DeiT-T, deit_tiny_patch16_224.safetensors, imagenet_calib_1000.zip
+(calibration, assignment and training) and imagenet_eval_500.zip (judgement only); for the micro ViT
+cifar10.zip, whose splits serve in the same way. --work keeps the runs, so that an interrupted one
+goes on. Everything is done by mnq's own commands. Writes results/qat_MODEL.json after every row.
+The options for DeiT-T were chosen on 200 of its training images, held out while training on the
+other 800.
 """
 
 from __future__ import annotations
@@ -32,22 +35,57 @@ from mnq.runtime.accuracy import accuracy
 from mnq.runtime.machine import processor
 from mnq.runtime.modelfile import read
 
-OUTPUT = Path(__file__).parent / "qat.json"
-MODEL = "deit_t"
-WEIGHTS, TRAIN, JUDGE = (
-    "deit_tiny_patch16_224.safetensors",
-    "imagenet_calib_1000.zip",
-    "imagenet_eval_500.zip",
-)
-MAPS = ("ivit", "ibert", "mixed")
-WIDTHS = (8, 6, 4)
-EPOCHS = (0, 1, 5)
-MAIN = (8, 6)  # widths with several seeds
-SEEDS = (0, 1, 2)
-BATCH = 32
-RATES = {8: 3e-5, 6: 1e-4, 4: 2e-4}
-OPTIONS = ("--distill", "1", "--augment", "light", "--precision", "bfloat16")
+RESULTS = Path(__file__).parent
 VERIFIED = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured for a model.
+
+    epochs: numbers of them, 0 for calibration alone; rates: learning rate by width; repeated:
+    widths for which the longest training has more seeds than the first; options: of mnq-qat.
+    """
+
+    weights: str | None
+    train: str
+    judge: str
+    maps: tuple[str, ...]
+    epochs: tuple[int, ...]
+    rates: dict[int, float]
+    repeated: tuple[int, ...]
+    batch: int
+    options: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+PLANS = {
+    "deit_t": Plan(
+        weights="deit_tiny_patch16_224.safetensors",
+        train="imagenet_calib_1000.zip",
+        judge="imagenet_eval_500.zip",
+        maps=("ivit", "ibert", "mixed"),
+        epochs=(0, 1, 5),
+        rates={8: 3e-5, 6: 1e-4, 4: 2e-4},
+        repeated=(8, 6),
+        batch=32,
+        options=(
+            *("--distill", "1", "--augment", "light", "--precision", "bfloat16"),
+            *("--ranges", "learned", "--range-lr", "0.01"),
+        ),
+    ),
+    "micro_vit": Plan(
+        weights=None,
+        train="cifar10.zip/cifar10/train",
+        judge="cifar10.zip/cifar10/test",
+        maps=("ivit", "ibert", "fqvit", "mixed"),
+        epochs=(0, 1, 4),
+        rates={8: 1e-4, 6: 2e-4},
+        repeated=(8, 6),
+        batch=128,
+        options=("--augment", "light", "--precision", "bfloat16"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -70,18 +108,21 @@ class Row:
         return f"{self.map}_{self.bits}_{self.epochs}_{self.seed}"
 
 
-def rows() -> Iterator[Row]:
+def rows(plan: Plan) -> Iterator[Row]:
     """All rows, the first seed first."""
-    for seed in SEEDS:
-        for bits in WIDTHS if seed == 0 else MAIN:
-            for epochs in EPOCHS if seed == 0 else (5,):
-                yield from (Row(name, bits, epochs, seed) for name in MAPS)
+    for seed in plan.seeds:
+        first = seed == plan.seeds[0]
+        for bits in plan.rates if first else plan.repeated:
+            for epochs in plan.epochs if first else plan.epochs[-1:]:
+                yield from (Row(name, bits, epochs, seed) for name in plan.maps)
 
 
 @dataclass
 class Study:
     """Where everything is, and what the models are judged on."""
 
+    name: str
+    plan: Plan
     data: Path
     work: Path
     screen: Screen
@@ -100,34 +141,37 @@ class Study:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def mapping(self, row: Row) -> list[object]:
-        """The options that name a row's map; a mixed one is assigned by the paper's rule."""
-        if row.map != "mixed":
-            return ["--assign", f"uniform:{row.map}", "--bits", row.bits]
-        path = self.work / f"map_{row.bits}.json"
-        if not path.exists():
-            options = ("--rule", "sqnr-absdiff", "--bits", row.bits, "--output", path)
-            self.command("assign", *self.model(), "--calib", self.data / TRAIN, *options)
-        return ["--assign", path]
-
     def model(self) -> tuple[object, ...]:
         """The options that name the float model."""
-        return "--model", MODEL, "--weights", self.data / WEIGHTS
+        weights = self.plan.weights
+        return "--model", self.name, *(("--weights", self.data / weights) if weights else ())
+
+    def mapping(self, row: Row) -> tuple[object, ...]:
+        """The options that name a row's map; a mixed one is assigned by the paper's rule."""
+        if row.map != "mixed":
+            return "--assign", f"uniform:{row.map}", "--bits", row.bits
+        path = self.work / f"map_{row.bits}.json"
+        if not path.exists():
+            rule = ("--rule", "sqnr-absdiff", "--methods", "paper", "--bits", row.bits)
+            calib = ("--calib", self.data / self.plan.train, "--output", path)
+            self.command("assign", *self.model(), *rule, *calib)
+        return "--assign", path
 
     def export(self, row: Row) -> tuple[Path, dict[str, Any]]:
-        """A row's .onnx, and the history of its training."""
+        """A row's .onnx, and what its training says."""
         folder = self.work / row.folder
         output, last = folder / "model.onnx", folder / "last.safetensors"
+        train = self.data / self.plan.train
         if row.epochs == 0:
             folder.mkdir(exist_ok=True)
-            calib = ("--calib", self.data / TRAIN, "--output", output)
-            self.command("export", *self.model(), *self.mapping(row), *calib)
+            options = ("--calib", train, "--output", output)
+            self.command("export", *self.model(), *self.mapping(row), *options)
             return output, {}
         trained = self.command(
             "qat",
-            *(*self.model(), *self.mapping(row), *OPTIONS),
-            *("--train", self.data / TRAIN, "--epochs", row.epochs, "--batch", BATCH),
-            *("--lr", RATES[row.bits], "--seed", row.seed, "--workers", 0, "--output", folder),
+            *(*self.model(), *self.mapping(row), *self.plan.options, "--train", train),
+            *("--epochs", row.epochs, "--batch", self.plan.batch, "--seed", row.seed),
+            *("--lr", self.plan.rates[row.bits], "--workers", 0, "--output", folder),
             *(("--resume", last) if last.exists() else ()),
         )
         self.command("export", "--checkpoint", last, "--output", output)
@@ -136,7 +180,7 @@ class Study:
     def verified(self, row: Row, path: Path) -> dict[str, Any]:
         """Differing integers of PyTorch and the kernels, tensor by tensor."""
         checkpoint = ("--checkpoint", self.work / row.folder / "last.safetensors")
-        images = ("--images", self.data / TRAIN, "--count", VERIFIED, "--kernels")
+        images = ("--images", self.data / self.plan.train, "--count", VERIFIED, "--kernels")
         (run,) = self.command("verify", path, *checkpoint, *images)["runs"]
         return {key: run[key] for key in ("images", "tensors", "differing_integers")}
 
@@ -145,36 +189,39 @@ class Study:
         return np.concatenate([predict(part) for part in self.pixels])
 
 
-def study(data: Path, work: Path) -> Study:
+def study(name: str, data: Path, work: Path) -> Study:
     """Load the float model and the images."""
-    loaded = load(MODEL, data / WEIGHTS)
-    with ImageSet.open(data / JUDGE) as source:
+    plan = PLANS[name]
+    loaded = load(name, data / plan.weights if plan.weights else None)
+    with ImageSet.open(data / plan.judge) as source:
         labels = label_index(source.classes, loaded.classes)
         images = list(batches(source, loaded.preprocess, 10, labels=labels))
     truth = np.concatenate([batch[1] for batch in images])
     screen = Screen(as_json=False, quiet=False)
-    return Study(data, work, screen, loaded, [batch[0] for batch in images], truth)
+    return Study(name, plan, data, work, screen, loaded, [batch[0] for batch in images], truth)
 
 
 @click.command()
+@click.argument("name", metavar="MODEL", type=click.Choice([*PLANS]))
 @click.option("--data", required=True, type=Path, help="Folder with the weights and images.")
 @click.option("--work", required=True, type=Path, help="Folder for the runs.")
 @click.option("--row", "wanted", multiple=True, help="Rows whose names begin so.  [all]")
-def main(data: Path, work: Path, wanted: tuple[str, ...]) -> None:
-    """Measure and write results/qat.json."""
-    what = study(data, work)
+def main(name: str, data: Path, work: Path, wanted: tuple[str, ...]) -> None:
+    """Measure and write results/qat_MODEL.json."""
+    plan, what = PLANS[name], study(name, data, work)
+    output = RESULTS / f"qat_{name}.json"
     floats = what.logits(float_predict(what.loaded))
-    result: dict[str, Any] = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"rows": {}}
+    result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"rows": {}}
     result |= {
-        "model": MODEL,
-        "images": {"train": TRAIN, "judge": JUDGE},
-        "options": [*OPTIONS, "--batch", str(BATCH)],
-        "rates": RATES,
+        "model": name,
+        "images": {"train": plan.train, "judge": plan.judge},
+        "options": [*plan.options, "--batch", str(plan.batch)],
+        "rates": plan.rates,
         "versions": {n: metadata.version(n) for n in ("mnq", "torch", "timm", "onnxruntime")},
         "machine": {"processor": processor()},
         "float": accuracy("float", floats, what.truth).to_json(),
     }
-    for row in rows():
+    for row in rows(plan):
         if row.name in result["rows"] or not row.name.startswith(wanted or ("",)):
             continue
         path, history = what.export(row)
@@ -183,10 +230,10 @@ def main(data: Path, work: Path, wanted: tuple[str, ...]) -> None:
         figures = accuracy(row.name, what.logits(predict), what.truth, floats).to_json()
         entry = {"map": row.map, "bits": row.bits, "epochs": row.epochs, "seed": row.seed}
         entry |= {**figures, **history}
-        if row.map == "mixed" and row.epochs == max(EPOCHS) and row.seed == 0:
+        if row.map == "mixed" and row.epochs == plan.epochs[-1] and row.seed == plan.seeds[0]:
             entry["verified"] = what.verified(row, path)
         result["rows"][row.name] = entry
-        write_atomically(OUTPUT, (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
         what.screen.note(f"{row.name}: {figures}")
 
 

@@ -84,6 +84,27 @@ def step_of(name: str, data: Path) -> Callable[[], object]:
     return lambda: trainer.train_step(pixels, targets)
 
 
+def products() -> dict[str, float]:
+    """Milliseconds of one layer's exact product (fc1 of BATCH images) by each way torch has."""
+    torch.manual_seed(0)
+    a = torch.randint(-128, 128, (BATCH * 197, 192), dtype=torch.int8)
+    b = torch.randint(-128, 128, (192, 768), dtype=torch.int8)
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "int8 (torch._int_mm)": lambda: torch._int_mm(a, b),
+        "float32": lambda: a.to(torch.float32) @ b.to(torch.float32),
+        "float64": lambda: a.to(torch.float64) @ b.to(torch.float64),
+    }
+    expected = ways["float64"]().to(torch.int64)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            found = way()
+            times[name].append(1000 * (time.perf_counter() - begun))
+            assert torch.equal(found.to(torch.int64), expected), name
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
 def memory_mb(key: str) -> float:
     """VmRSS, what this process has, or VmHWM, the most that it has had since the last reset."""
     status = Path("/proc/self/status").read_text()
@@ -133,6 +154,7 @@ def main(data: Path, memory: str | None) -> None:
         "machine": {"processor": processor()},
         "versions": {n: metadata.version(n) for n in ("mnq", "torch", "timm")},
         "rows": rows,
+        "products": products(),
     }
     write_atomically(OUTPUT, (json.dumps(result, indent=1) + "\n").encode())
 

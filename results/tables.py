@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import assignment_tables
+import qat_tables
 import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PAGES = ("README.md", "docs/results.md", "docs/kernels.md")
+PAGES = ("README.md", "docs/results.md", "docs/kernels.md", "docs/qat.md")
 HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
 RULE = "|---|---|---|---|---|---|---|"
 
@@ -144,6 +145,9 @@ def render(text: str) -> str:
         "memory": lambda: speed_tables.size(_read("speed")),
         "kernels": lambda: speed_tables.exact(_read("kernels")),
         "qlinear": lambda: speed_tables.qlinear(_read("qlinear")),
+        "qat": lambda: qat_tables.judged(_read("qat_deit_t")),
+        "qat_cost": lambda: qat_tables.cost(_read("qat_cost")),
+        "qat_products": lambda: qat_tables.products(_read("qat_cost")),
     }
 
     def fill(match: re.Match[str]) -> str:
