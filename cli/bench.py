@@ -163,7 +163,7 @@ def _peers(
     if kinds == ():
         return [], {"weights": None, "left_out": {}}
     need_train()
-    from mnq.models.zoo import DIGITS, load
+    from mnq.models.zoo import BUNDLED, load
     from mnq.toolchain import peers
 
     left_out = {}
@@ -175,7 +175,7 @@ def _peers(
     for kind in kinds:
         if reason := peers.missing(kind):
             raise EnvironmentLack(reason)
-    real = weights is not None or model.name == DIGITS  # whose weights are here
+    real = weights is not None or model.name in BUNDLED  # whose weights are here
     loaded = load(model.name, weights, random=None if real else peers.SEED)
     p, q = loaded.preprocess, model.preprocess
     if (p.channels, p.size) != (q.channels, q.size):
