@@ -24,6 +24,14 @@ INTERRUPTED = 130
 _FILE_WIDTH = 200
 
 COUNT = click.IntRange(1, 1 << 20)
+
+
+def expect_one(option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise InputError unless `value`, given as `option`, is one of those allowed."""
+    if value not in (choices := tuple(allowed)):
+        raise InputError(f"{option}: expected {' or '.join(choices)}, found {value!r}; see --help")
+
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(0, 1 << 10),

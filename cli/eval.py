@@ -12,6 +12,7 @@ from mnq.cli.common import (
     COUNT,
     Command,
     Screen,
+    expect_one,
     kernels_option,
     need_train,
     output_options,
@@ -72,10 +73,7 @@ def main(
     from mnq.runtime.session import PROVIDERS
 
     screen = Screen(as_json, quiet)
-    if provider not in PROVIDERS:
-        raise InputError(
-            f"--provider: expected {' or '.join(PROVIDERS)}, found {provider!r}; see --help"
-        )
+    expect_one("--provider", provider, PROVIDERS)
     with_float = use_float or float_weights is not None
     if not paths and not with_float:
         raise InputError("eval: expected an .onnx or --float, found neither; see --help")

@@ -10,8 +10,17 @@ import click
 from click.core import ParameterSource
 
 from mnq.cli.calibration import BATCH, Ranges, range_options
-from mnq.cli.common import COUNT, SEED, Command, Screen, map_text, need_train, output_options
-from mnq.cli.mapping import chosen_map
+from mnq.cli.common import (
+    COUNT,
+    SEED,
+    Command,
+    Screen,
+    expect_one,
+    map_text,
+    need_train,
+    output_options,
+)
+from mnq.cli.mapping import assign_option, bits_option, chosen_map
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
@@ -37,12 +46,7 @@ Examples:
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option("--model", "name", help="deit_t, deit_s, ..., digits, or a timm name.")
-@click.option(
-    "--assign",
-    default="uniform:lut",
-    show_default=True,
-    help="map.json, or uniform:ivit|ibert|fqvit|lut.",
-)
+@assign_option
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
 @click.option(
@@ -51,11 +55,7 @@ Examples:
     help="What mnq-qat trained: weights, scales, map and model, in the place of the other options.",
 )
 @range_options
-@click.option(
-    "--bits",
-    type=click.IntRange(2, 8),
-    help="Code width for uniform maps; a map.json has its own.  [8]",
-)
+@bits_option
 @click.option(
     "--input",
     "input_kind",
@@ -104,10 +104,7 @@ def main(
         raise InputError(
             f"export: expected --output and --calib, found no {missing[0]}; give it, or --dry-run"
         )
-    if input_kind not in INPUT_KINDS:
-        raise InputError(
-            f"--input: expected {' or '.join(INPUT_KINDS)}, found {input_kind!r}; see --help"
-        )
+    expect_one("--input", input_kind, INPUT_KINDS)
     if output is not None and output == save_calib:
         raise InputError(f"export: expected two files, found {output} twice; rename one")
     for path in (output, save_calib):

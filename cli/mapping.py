@@ -5,10 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from mnq.ops.errors import InputError
 
 if TYPE_CHECKING:
     from mnq.toolchain.map import Map
+
+assign_option = click.option(
+    "--assign",
+    default="uniform:lut",
+    show_default=True,
+    help="map.json, or uniform:ivit|ibert|fqvit|lut.",
+)
+bits_option = click.option(
+    "--bits",
+    type=click.IntRange(2, 8),
+    help="Code width for uniform maps; a map.json has its own.  [8]",
+)
 
 
 def chosen_map(assign: str, model: str, bits: int | None) -> Map:

@@ -13,8 +13,8 @@ import click
 from rich.table import Table
 
 from mnq.cli.calibration import BATCH, Ranges, range_options
-from mnq.cli.common import INTERRUPTED, Command, Screen, output_options
-from mnq.cli.mapping import chosen_map
+from mnq.cli.common import INTERRUPTED, Command, Screen, expect_one, output_options
+from mnq.cli.mapping import assign_option, bits_option, chosen_map
 from mnq.cli.recipe import recipe_options
 from mnq.cli.training import BEST, LAST, Images, Run, Subject
 from mnq.ops.errors import InputError
@@ -44,18 +44,9 @@ Examples:
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option("--model", "name", required=True, help="deit_t, deit_s, ..., digits, or a timm name.")
-@click.option(
-    "--assign",
-    default="uniform:lut",
-    show_default=True,
-    help="map.json, or uniform:ivit|ibert|fqvit|lut.",
-)
+@assign_option
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
-@click.option(
-    "--bits",
-    type=click.IntRange(2, 8),
-    help="Code width for uniform maps; a map.json has its own.  [8]",
-)
+@bits_option
 @click.option(
     "--train",
     type=Path,
@@ -106,14 +97,8 @@ def main(
     """
     from mnq.toolchain.processes import DEVICES, process
 
-    for value, allowed, option in (
-        (input_kind, INPUT_KINDS, "--input"),
-        (device, DEVICES, "--device"),
-    ):
-        if value not in allowed:
-            raise InputError(
-                f"{option}: expected {' or '.join(allowed)}, found {value!r}; see --help"
-            )
+    expect_one("--input", input_kind, INPUT_KINDS)
+    expect_one("--device", device, DEVICES)
     if ranges.calib is None and train.suffix == ".tar":
         raise InputError(
             f"--calib: expected images to calibrate on beside {train}, found none; give a folder "

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from mnq.cli.common import COUNT, SEED, need_train
+from mnq.cli.common import COUNT, SEED, expect_one, need_train
 from mnq.ops.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -48,15 +48,9 @@ def recipe_options(function: Function) -> Function:
         for option, number in numbers.items():
             if not math.isfinite(number):
                 raise InputError(f"{option}: expected a finite number, found {number}; see --help")
-        for value, allowed, option in (
-            (kind, KINDS, "--ranges"),
-            (augment, AUGMENTATIONS, "--augment"),
-            (precision, PRECISIONS, "--precision"),
-        ):
-            if value not in allowed:
-                raise InputError(
-                    f"{option}: expected {' or '.join(allowed)}, found {value!r}; see --help"
-                )
+        expect_one("--ranges", kind, KINDS)
+        expect_one("--augment", augment, AUGMENTATIONS)
+        expect_one("--precision", precision, PRECISIONS)
         recipe = Recipe(
             epochs=epochs,
             batch_size=batch,

@@ -130,7 +130,7 @@ class Run:
             "equalization": subject.statistics.equalization,
             "calibration": subject.statistics.provenance,
             "data": {"source": self.images.name, "images": len(self.images.train)},
-            "recipe": asdict(self.recipe),
+            "recipe": self.trainer.recipe_json(),
         }
 
     def resume(self, path: Path) -> None:
@@ -159,7 +159,7 @@ class Run:
         from mnq.toolchain.fit import Hooks, fit, float_answers, validate
 
         answers, self.reference = float_answers(
-            self.teacher, self.model.image, self._judged("float model"), self.process.device
+            self.teacher, self.model.image, self._judged(), self.process.device
         )
         total = self.recipe.epochs * self.trainer.batches
         with _bar(self.screen, total, self.trainer.step) as show:
@@ -170,7 +170,7 @@ class Run:
                 show(self.trainer.step, text, f"loss {loss:.4g}{_top1(self.progress.history)}")
 
             hooks = Hooks(
-                lambda: validate(self.model, self._judged("judging"), answers),
+                lambda: validate(self.model, self._judged(), answers),
                 self._save,
                 stopped,
                 stepped,
@@ -178,20 +178,19 @@ class Run:
             )
             return fit(self.trainer, self.loader, self.progress, hooks)
 
-    def _judged(self, text: str) -> Iterator[Any]:
+    def _judged(self) -> Iterator[Any]:
         """This process's share of the images that the model is judged on."""
         from mnq.models.loader import eval_loader
 
         if self.images.val is None:
             return
-        here, workers = self.process, self.images.workers
         yield from eval_loader(
             self.images.val,
             self.subject.loaded.preprocess,
             _EVAL_BATCH,
-            workers,
-            here.rank,
-            here.world,
+            self.images.workers,
+            self.process.rank,
+            self.process.world,
         )
 
     def _save(self, progress: fit.Progress, best: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from mnq.ops.requantize.op import code_range
@@ -87,16 +88,18 @@ class QuantizedModel(torch.nn.Module):
 
     def scales(self) -> dict[str, float]:
         """The present scale of every quantizer group but the logits'."""
-        found = {group: float(scale) for group, scale in self.ranges.scales().items()}
-        return {**found, self.graph.input: self.image.scale}
+        return self._with_input(self.ranges.scales())
+
+    def _with_input(self, found: dict[str, np.float32]) -> dict[str, float]:
+        scales = {group: float(scale) for group, scale in found.items()}
+        return {**scales, self.graph.input: self.image.scale}
 
     def program(self) -> Program:
         """The integer program of the present weights and scales, as it is exported."""
-        return build(*self._source())
+        return build(*self._source(self.ranges.scales()))
 
-    def _source(self) -> tuple[Any, ...]:
-        """The arguments of `build` and `assemble`."""
-        found = self.ranges.scales()
+    def _source(self, found: dict[str, np.float32]) -> tuple[Any, ...]:
+        """The arguments of `build` and `assemble` for the scales of `ranges`."""
         return self.graph, self.edges, found, self.mapping, self.choices, self.image, self.form
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -105,7 +108,8 @@ class QuantizedModel(torch.nn.Module):
             return self._forward(images)
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        program, scales = assemble(*self._source()), self.scales()
+        found = self.ranges.scales()
+        program, scales = assemble(*self._source(found)), self._with_input(found)
         scales.setdefault(self.edges.edges[self.graph.output].group, program.output_scale)
         steps = {step.output: step for step in program.steps}
         codes = program.start(images)

@@ -108,8 +108,7 @@ class Call:
     def _parameters(self) -> dict[str, torch.Tensor]:
         """Leaves with the values that the integers have; their gradients are the parameters'."""
         leaves = {
-            key: value.detach().clone().requires_grad_()
-            for key, value in self.node.parameters.items()
+            key: value.detach().requires_grad_() for key, value in self.node.parameters.items()
         }
         if self.weight is not None:
             codes, scales = self.weight

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def tables() -> ModuleType:
-    """results/speed_tables.py, which is no part of a package."""
-    path = ROOT / "results" / "speed_tables.py"
-    spec = importlib.util.spec_from_file_location("speed_tables", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(result_module: Callable[[str], ModuleType]) -> ModuleType:
+    return result_module("speed_tables")
 
 
 def engine(name: str, ms: float, times: float | None, precision: str | None) -> dict[str, Any]:
