@@ -51,6 +51,7 @@ lint: setup ## ruff and mypy
 	@rm -rf $(TYPING) && mkdir -p $(TYPING)
 	@for p in $(PACKAGES); do ln -s ../../../$$p $(TYPING)/$$p; done
 	$(BIN)/mypy $(TYPING)
+	MYPYPATH=conformance $(BIN)/mypy conformance/check.py conformance/runtimes
 
 format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .

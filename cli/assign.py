@@ -14,6 +14,7 @@ from mnq.cli.calibration import BATCH as CALIBRATION_BATCH
 from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import (
     COUNT,
+    MODEL_HELP,
     SEED,
     Command,
     Screen,
@@ -54,7 +55,7 @@ def _widths(context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.command(
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.option("--model", "name", required=True, help="deit_t, deit_s, ..., digits, or a timm name.")
+@click.option("--model", "name", required=True, help=MODEL_HELP)
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
 @range_options

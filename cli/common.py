@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnq.ops.errors import EnvironmentLack, InputError, MnqError
@@ -24,6 +25,7 @@ INTERRUPTED = 130
 _FILE_WIDTH = 200
 
 COUNT = click.IntRange(1, 1 << 20)
+MODEL_HELP = "deit_t, deit_s, ..., swin_t, micro_vit, micro_swin, digits, or a timm name."
 
 
 def expect_one(option: str, value: str, allowed: Iterable[str]) -> None:
@@ -97,12 +99,8 @@ def need_train(*more: str) -> None:
             )
 
 
-@contextmanager
-def new_folder(output: Path | None) -> Iterator[Path]:
-    """A folder to fill that becomes `output` if all goes well; removed otherwise, or if None.
-
-    Raises InputError now if `output` is in use or cannot be made.
-    """
+def check_new(output: Path | None) -> None:
+    """Raise InputError if a folder to be made is in use, or has none to be in."""
     above = None if output is None else output.parent
     if above is not None and not above.is_dir():
         raise InputError(f"output: expected an existing folder, found none at {above}; create it")
@@ -110,6 +108,16 @@ def new_folder(output: Path | None) -> Iterator[Path]:
         raise InputError(
             f"output: expected a new or an empty folder, found {output} in use; choose another"
         )
+
+
+@contextmanager
+def new_folder(output: Path | None) -> Iterator[Path]:
+    """A folder to fill that becomes `output` if all goes well; removed otherwise, or if None.
+
+    Raises InputError now if `output` is in use or cannot be made.
+    """
+    check_new(output)
+    above = None if output is None else output.parent
     try:
         temporary = tempfile.TemporaryDirectory(prefix=".mnq-", dir=above)
     except OSError as error:
@@ -159,6 +167,12 @@ class Screen:
             for renderable in renderables:
                 text = isinstance(renderable, str)
                 self.results.print(renderable, soft_wrap=text, markup=not text)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A line on the terminal that goes when done; yields the function that rewrites it."""
+        with self.notes.status(escape(text)) as line:
+            yield lambda now: line.update(escape(now))
 
     @contextmanager
     def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:

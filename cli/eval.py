@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -18,6 +18,7 @@ from mnq.cli.common import (
     output_options,
     threads_option,
 )
+from mnq.cli.feature_maps import judge_maps, map_table
 from mnq.cli.judge import Candidate, float_predict, judge, onnx_predict
 from mnq.ops.errors import InputError
 from mnq.runtime.accuracy import Accuracy
@@ -32,6 +33,7 @@ Examples:
   mnq-eval m.onnx --images imagenet/val --limit 500
   mnq-eval ivit.onnx ibert.onnx --images photos.zip --float-weights deit_t.safetensors
   mnq-eval other.onnx --model deit_t --images photos.zip      any float .onnx
+  mnq-eval backbone.onnx --images photos.zip --float          feature maps, see mnq-export
 """
 
 
@@ -67,6 +69,7 @@ def main(
 
     With the float model as reference also: agreement of answers, SQNR of the logits, and the
     images that were won and lost. Folders named by WordNet id are matched to ImageNet classes.
+    Of models that return feature maps: the SQNR of every map.
     """
     from mnq.models.images import ImageSet, batches, choose, label_index
     from mnq.runtime.modelfile import metadata, parse, read_proto
@@ -87,6 +90,7 @@ def main(
     loaded = None
     if with_float or first is None:
         loaded = _load(chosen, float_weights, with_float)
+    options: dict[str, Any] = {"provider": provider, "threads": threads, "kernels": kernels}
     info: LoadedModel | ModelFile | None = loaded or first
     assert info is not None
     for path, model in ours.items():
@@ -95,20 +99,31 @@ def main(
                 f"eval: expected models with one preprocessing and one class list, found another "
                 f"in {path}; judge it in a run of its own"
             )
+    if any(len(model.output_scales) > 1 for model in ours.values()):
+        if loaded is None or not with_float or len(ours) < len(protos):
+            raise InputError(
+                "eval: expected --float or --float-weights beside models that return feature "
+                "maps, and no other models, found otherwise; maps have no accuracy of their own"
+            )
+        total = len(choose(len(source), limit, None))
+        with source:
+            stream = batches(source, info.preprocess, batch, limit=limit)
+            maps = judge_maps(screen, ours, loaded, stream, total, **options)
+        for item, reason in source.skipped:
+            screen.warn(f"skipped image {item}: {reason}")
+        payload = {
+            "images": str(images),
+            "skipped_images": len(source.skipped),
+            "maps": [entry.to_json() for entry in maps],
+        }
+        screen.result(payload, map_table(maps))
+        return
     candidates = []
     if with_float and loaded is not None:
         candidates.append(Candidate(f"{chosen} (float)", float_predict(loaded)))
     for path, proto in protos.items():
         scale = ours[path].output_scale if path in ours else 1.0
-        predict = onnx_predict(
-            proto,
-            str(path),
-            info.preprocess,
-            scale,
-            provider=provider,
-            threads=threads,
-            kernels=kernels,
-        )
+        predict = onnx_predict(proto, str(path), info.preprocess, scale, **options)
         candidates.append(Candidate(str(path), predict))
     with source:
         labels = label_index(source.classes, info.classes) if source.classes else {}

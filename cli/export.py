@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from mnq.cli.calibration import BATCH, Ranges, range_options
 from mnq.cli.common import (
     COUNT,
+    MODEL_HELP,
     SEED,
     Command,
     Screen,
@@ -24,6 +25,7 @@ from mnq.cli.mapping import assign_option, bits_option, chosen_map
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
+from mnq.runtime.overflow import Proven, from_json, sentence, tightest
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,6 +40,8 @@ Examples:
       --assign uniform:ibert --bits 8 --output m.onnx
   mnq-export --model deit_t --assign map.json --calib stats.safetensors --output m.onnx
   mnq-export --model deit_t --weights deit_t.safetensors --assign map.json --dry-run
+  mnq-export --model swin_t:features --calib images.zip --output backbone.onnx
+                                                     feature maps instead of logits
   mnq-export --checkpoint run/best.safetensors --output m.onnx
 """
 
@@ -45,7 +49,7 @@ Examples:
 @click.command(
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.option("--model", "name", help="deit_t, deit_s, ..., digits, or a timm name.")
+@click.option("--model", "name", help=MODEL_HELP)
 @assign_option
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="Random weights, to try sizes.")
@@ -186,7 +190,7 @@ def _finish(
 ) -> None:
     """Verify and write a model, and say so."""
     screen.note("verifying")
-    tensors = _verified(proto, output)
+    tensors, proved = _verified(proto, output)
     data = proto.SerializeToString()
     write_atomically(output, data)
     payload = {
@@ -198,16 +202,21 @@ def _finish(
         "skipped_images": skipped,
         "verified_tensors": tensors,
         "differing_tensors": 0,
+        "overflow": tightest(proved),
     }
     line = (
         f"{output}: {len(data) / 1e6:.1f} MB, integers only, {tensors} tensors equal to PyTorch's"
     )
+    screen.note(sentence(proved))
     screen.result(payload, line + (f"; {skipped} images skipped" if skipped else ""))
     screen.note(f"next: mnq-eval {output} --images DIR")
 
 
-def _verified(proto: ModelProto, output: Path) -> int:
-    """How many tensors equal PyTorch's. Raises CheckFailed unless all do and none is float."""
+def _verified(proto: ModelProto, output: Path) -> tuple[int, list[Proven]]:
+    """How many tensors equal PyTorch's, and their ranges.
+
+    Raises CheckFailed unless all do and none is float.
+    """
     from mnq.runtime import verify
     from mnq.runtime.modelfile import parse
 
@@ -223,4 +232,4 @@ def _verified(proto: ModelProto, output: Path) -> int:
             f"export: expected the integers of PyTorch, found a difference: {first}; nothing was "
             "written; run mnq-doctor and report this"
         )
-    return report.runs[0].tensors
+    return report.runs[0].tensors, from_json(model.overflow)

@@ -14,6 +14,7 @@ VERBS = {
     "export": "Calibrate a float model and write a verified integer .onnx.",
     "qat": "Train an integer model as it will be deployed.",
     "verify": "Prove that an exported .onnx computes its reference integers.",
+    "lint": "Say what in an .onnx is float, differs between machines, or is slow.",
     "eval": "Accuracy of .onnx files and the float model, side by side.",
     "bench": "Speed, size and memory of an exported .onnx beside its peers.",
     "demo": "The whole way on the bundled digits model.",

@@ -13,7 +13,14 @@ import click
 from rich.table import Table
 
 from mnq.cli.calibration import BATCH, Ranges, range_options
-from mnq.cli.common import INTERRUPTED, Command, Screen, expect_one, output_options
+from mnq.cli.common import (
+    INTERRUPTED,
+    MODEL_HELP,
+    Command,
+    Screen,
+    expect_one,
+    output_options,
+)
 from mnq.cli.mapping import assign_option, bits_option, chosen_map
 from mnq.cli.recipe import recipe_options
 from mnq.cli.training import BEST, LAST, Images, Run, Subject
@@ -43,7 +50,7 @@ Examples:
 @click.command(
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.option("--model", "name", required=True, help="deit_t, deit_s, ..., digits, or a timm name.")
+@click.option("--model", "name", required=True, help=MODEL_HELP)
 @assign_option
 @click.option("--weights", type=Path, help="Float weights (.safetensors, .pth); default: timm's.")
 @bits_option
@@ -152,6 +159,7 @@ def _subject(
     """The float model, captured and calibrated."""
     from mnq.models.zoo import load
     from mnq.toolchain import export as toolchain
+    from mnq.toolchain.qat import expect_logits
 
     settings = toolchain.Settings(ranges.method, ranges.form, input_kind)
     source = ranges.open()
@@ -160,6 +168,7 @@ def _subject(
         loaded = load(name, weights)
         screen.note("capturing")
         graph = toolchain.graph_of(loaded)
+        expect_logits(graph)
         mapping.resolve(graph.sites())
         statistics = ranges.statistics(screen, source, loaded, graph, BATCH)
     return Subject(loaded, graph, statistics, mapping, settings)

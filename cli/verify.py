@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from numpy.typing import NDArray
-from rich.table import Table
+from click.core import ParameterSource
 
+from mnq.cli import verdict
 from mnq.cli.common import (
     COUNT,
     SEED,
     Command,
     Screen,
+    check_new,
     kernels_option,
-    need_train,
+    new_folder,
     output_options,
     threads_option,
 )
-from mnq.ops.errors import CheckFailed, InputError
+from mnq.cli.comparison import Comparison, rebuilt
+from mnq.ops.errors import CheckFailed, InputError, MnqError
 
 if TYPE_CHECKING:
-    from mnq.models.images import ImageSet
+    from mnq.runtime.finding import Finding
+    from mnq.runtime.matrix import Cell
     from mnq.runtime.modelfile import ModelFile
+    from mnq.runtime.place import Place
     from mnq.runtime.verify import Report
 
 EXAMPLES = """
 \b
 Examples:
   mnq-verify m.onnx                                  against its certificate
+  mnq-verify m.onnx --matrix                         in every way that this machine can run it
+  mnq-verify m.onnx --repro wrong                    what is wrong, as small as can be, in a folder
   mnq-verify m.onnx --weights deit_t.safetensors --images photos.zip --count 64
                                                      against PyTorch, tensor by tensor
   mnq-verify m.onnx --checkpoint run/best.safetensors --images photos.zip
                                                      the same, for a trained model
 """
 
-_NAMES = {False: "functions", True: "kernels"}
-
 
 @click.command(
     cls=Command, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.argument("model_path", metavar="MODEL.ONNX", type=Path)
+@click.option("--matrix", is_flag=True, help="Check every place that this machine has; a minute.")
+@click.option(
+    "--repro",
+    type=Path,
+    metavar="DIR",
+    help="If something differs, put the smallest wrong part here.",
+)
 @click.option("--weights", type=Path, help="Float weights of the export, to rebuild it in PyTorch.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="The same, for random weights.")
 @click.option("--checkpoint", type=Path, help="The same, for what mnq-qat trained.")
@@ -57,8 +67,8 @@ _NAMES = {False: "functions", True: "kernels"}
     "--level",
     "levels",
     multiple=True,
-    help="Graph optimization levels: disabled, basic, extended, all. Repeatable. "
-    "[all four for the certificate; all for PyTorch]",
+    help="Graph optimization levels: disabled, basic, extended, all. Repeatable. [for the "
+    "certificate all four, but functions beside kernels at `all` only; for PyTorch all]",
 )
 @click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
 @threads_option
@@ -66,6 +76,8 @@ _NAMES = {False: "functions", True: "kernels"}
 @output_options
 def main(
     model_path: Path,
+    matrix: bool,
+    repro: Path | None,
     weights: Path | None,
     random_weights: int | None,
     checkpoint: Path | None,
@@ -79,19 +91,78 @@ def main(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check integer purity and compare every tensor of MODEL.ONNX with its reference, exactly.
+    """Check that MODEL.ONNX holds integers only, is the file that was certified, and computes its
+    reference's integers, every tensor, exactly.
 
     Without options the reference is the certificate in the file: digests of PyTorch's integers
-    on seeded images. That needs neither torch nor weights. With --images, PyTorch itself is
-    rebuilt from the float weights and compared integer by integer. Both the functions in the
-    file and mnq's native kernels are compared, where there are any.
+    on seeded images. That needs neither torch nor weights, and takes seconds. With --matrix it
+    is checked with every kernel path, number of threads, optimization level and provider, and by
+    ONNX's own definition. With --images, PyTorch itself is rebuilt from the float weights and
+    compared integer by integer.
+
+    If an integer differs, the smallest part of the model that is wrong by itself is found and
+    named; --repro writes it into a folder, to be run without mnq.
     """
     from mnq.ops.library import why_no_library
-    from mnq.runtime import verify
+    from mnq.runtime import contents, verify
+    from mnq.runtime.causes import in_words
     from mnq.runtime.modelfile import read
-    from mnq.runtime.session import LEVELS, PROVIDERS
+    from mnq.runtime.repro import write
 
     screen = Screen(as_json, quiet)
+    _check_levels(levels, provider)
+    _check_together(matrix, images, any((weights, random_weights is not None, checkpoint)))
+    check_new(repro)
+    forms = (False,) if matrix else verify.forms(provider, kernels)
+    model = read(model_path)
+    changes = contents.changes(model)
+    screen.note(f"{model_path}: {model.name}, checking for float tensors")
+    cells: list[Cell] = []
+    comparison = None
+    report = verify.Report(model.name, [], changes=changes)
+    try:
+        report.float_tensors = verify.check_purity(model).float_tensors
+        if matrix:
+            cells = _matrix(screen, model, threads)
+            report.runs += [cell.run for cell in cells if cell.run is not None]
+        elif images is None:
+            for place in _places(levels, forms, provider, threads):
+                screen.note(f"certificate, {place}")
+                report.runs.append(verify.check_at(model, place))
+        else:
+            reference = rebuilt(screen, model, weights, random_weights, checkpoint)
+            comparison = Comparison(screen, model, images, reference, batch, count)
+            report.runs += comparison.runs(levels or ("all",), forms, provider, threads)
+    except InputError as error:
+        if not changes:  # they may be why
+            raise
+        report.runs.append(verify.Run("running the model", refused=str(error)))
+    if True not in forms and kernels is None and provider == "cpu" and not matrix:
+        screen.warn(f"kernels are not verified, there is no native library: {why_no_library()}")
+    finding = None
+    if repro is not None or not changes:
+        finding = _find(screen, model, report, comparison)
+    lines = [] if finding is None else in_words(finding, changes)
+    if repro is not None and finding is not None:
+        with new_folder(repro) as folder:
+            write(folder, model, finding, changes, lines)
+    payload = {
+        **report.to_json(),
+        "skipped_images": 0 if comparison is None else comparison.skipped,
+        "matrix": [cell.to_json() for cell in cells],
+        "finding": finding and finding.to_json(),
+    }
+    shown = verdict.matrix(cells) if matrix else []
+    screen.result(payload, verdict.table(report, not matrix), *shown, *lines)
+    if not report.passed:
+        raise CheckFailed(verdict.failure(report, finding, repro))
+    if repro is not None:
+        screen.note("nothing differs: no folder was written")
+
+
+def _check_levels(levels: tuple[str, ...], provider: str) -> None:
+    from mnq.runtime.session import LEVELS, PROVIDERS
+
     for value, allowed, what in (
         *((level, LEVELS, "--level") for level in levels),
         (provider, PROVIDERS, "--provider"),
@@ -100,103 +171,69 @@ def main(
             raise InputError(
                 f"{what}: expected one of {', '.join(allowed)}, found {value!r}; see --help"
             )
-    given = (weights, random_weights, checkpoint)
-    if images is None and any(value is not None for value in given):
+
+
+def _check_together(matrix: bool, images: Path | None, weights: bool) -> None:
+    if images is None and weights:
         raise InputError(
             "verify: expected --images beside weights, found none; give images to compare with "
             "PyTorch, or leave the weights out"
         )
-    forms = verify.forms(provider, kernels)
-    model = read(model_path)
-    screen.note(f"{model_path}: {model.name}, checking for float tensors")
-    report = verify.check_purity(model)
-    skipped = 0
-    if images is None:
-        for level, form in product(levels or LEVELS, forms):
-            screen.note(f"certificate at level {level}, {_NAMES[form]}")
-            run = verify.check_certificate(
-                model, level, provider=provider, threads=threads, kernels=form
+    context = click.get_current_context()
+    for name in ("images", "levels", "provider", "kernels", "count", "batch") if matrix else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = {"levels": "level"}.get(name, name)
+            raise InputError(
+                f"--matrix: expected no --{option} beside it, found one; leave it out, for the "
+                "matrix is of all levels and engines, on the images of the certificate"
             )
-            report.runs.append(run)
-    else:
-        from mnq.models.images import ImageSet
-
-        source = ImageSet.open(images)
-        reference = _reference(screen, model, weights, random_weights, checkpoint)
-        for level, form in product(levels or ("all",), forms):
-            total = min(count, len(source))
-            with screen.progress(f"comparing {_NAMES[form]} at {level}", total) as advance:
-                run = verify.compare(
-                    model,
-                    reference,
-                    _batches(model, source, batch, count),
-                    level,
-                    provider=provider,
-                    threads=threads,
-                    kernels=form,
-                    advance=advance,
-                )
-            report.runs.append(run)
-        for name, reason in source.skipped:
-            screen.warn(f"skipped image {name}: {reason}")
-        skipped = len(source.skipped)
-    if True not in forms and kernels is None and provider == "cpu":
-        screen.warn(f"kernels are not verified, there is no native library: {why_no_library()}")
-    screen.result({**report.to_json(), "skipped_images": skipped}, _table(report))
-    if not report.passed:
-        raise CheckFailed(_failure(report))
 
 
-def _reference(
-    screen: Screen,
-    model: ModelFile,
-    weights: Path | None,
-    random_weights: int | None,
-    checkpoint: Path | None,
-) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
-    need_train()
-    from mnq.models.zoo import load
-    from mnq.toolchain.checkpoint import read
-    from mnq.toolchain.export import rebuild, reference
+def _places(
+    levels: tuple[str, ...], forms: tuple[bool, ...], provider: str, threads: int
+) -> list[Place]:
+    """Where the certificate is checked. Functions are slow: beside kernels, which run the graph at
+    every level, one level does.
+    """
+    from mnq.runtime.place import Place
+    from mnq.runtime.session import LEVELS
 
-    screen.note(f"rebuilding {model.name} in PyTorch")
-    if checkpoint is None:
-        return reference(rebuild(model, load(model.name, weights, random=random_weights)))
-    return reference(rebuild(model, load(model.name, random=0), read(checkpoint)))
+    return [
+        Place("kernels" if form else "functions", level, provider, threads)
+        for level, form in product(levels or LEVELS, forms)
+        if levels or form or len(forms) == 1 or level == "all"
+    ]
 
 
-def _batches(model: ModelFile, source: ImageSet, batch: int, count: int) -> Iterator[NDArray[Any]]:
-    from mnq.models.images import batches
+def _matrix(screen: Screen, model: ModelFile, threads: int) -> list[Cell]:
+    from mnq.runtime.machine import cores
+    from mnq.runtime.matrix import cells, places
 
-    for pixels, _, _ in batches(source, model.preprocess, batch, limit=count):
-        yield pixels if model.input_kind == "uint8" else model.preprocess.normalize(pixels)
-
-
-def _table(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("check", "images", "tensors", "differing", "result"):
-        table.add_column(column, justify="left" if column in ("check", "result") else "right")
-    floats = len(report.float_tensors)
-    table.add_row(
-        "integers only", "", "", f"{floats} float", "[red]FAILED" if floats else "[green]ok"
-    )
-    for run in report.runs:
-        integers = run.differing_integers
-        differing = run.differing_tensors if integers is None else f"{integers} integers"
-        result = "[green]ok" if run.passed else "[red]FAILED"
-        table.add_row(run.name, str(run.images), str(run.tensors), str(differing), result)
-    return table
+    wanted = places(threads or max(2, cores()))
+    found = []
+    with screen.progress("places", len(wanted)) as advance:
+        for cell in cells(model, wanted):
+            found.append(cell)
+            advance(1)
+    return found
 
 
-def _failure(report: Report) -> str:
-    if report.float_tensors:
-        names = ", ".join(report.float_tensors[:3])
-        return (
-            f"verify: expected integers only, found {len(report.float_tensors)} float tensors "
-            f"({names}); export the model again"
-        )
-    run = next(run for run in report.runs if not run.passed)
-    return (
-        f"verify: expected equal integers, found a difference in {run.name}: {run.first}; "
-        "run mnq-doctor, and mnq-verify --level disabled to see whether an optimizer did it"
-    )
+def _find(
+    screen: Screen, model: ModelFile, report: Report, comparison: Comparison | None
+) -> Finding | None:
+    """The smallest wrong part of the first run that differs; None if there is none."""
+    from mnq.runtime import certified, finding
+
+    run = next((run for run in report.runs if run.first is not None), None)
+    if run is None or run.place is None:
+        return None
+    with screen.status("looking for the smallest wrong part") as note:
+        try:
+            known = certified.right(model, note) if comparison is None else comparison.right(run)
+            found = finding.find(model, known, run.place, note)
+        except MnqError as error:
+            screen.warn(f"no smaller part was found: {error}")
+            return None
+    if found is None:
+        screen.warn("the difference did not come again: run mnq-verify again, and test the memory")
+    return found

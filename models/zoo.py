@@ -30,6 +30,8 @@ SHORT_NAMES = {
     "swin_t": "swin_tiny_patch4_window7_224",
     "swin_s": "swin_small_patch4_window7_224",
 }
+FEATURES = ":features"
+"""Behind a timm name: feature maps instead of logits, for detection or segmentation."""
 DIGITS = "digits"
 # The bundled models, the only names that are not timm's, and the modules that make them.
 BUNDLED = {
@@ -46,10 +48,11 @@ class LoadedModel:
     Attributes:
         name: as asked for.
         timm_name: timm's name, None for a bundled model.
-        model: float32, eval mode, on the CPU; (N, C, size, size) to (N, num_classes).
+        model: float32, eval mode, on the CPU; (N, C, size, size) to (N, num_classes), or to
+            several feature maps.
         preprocess: from an image to the model's input.
         classes: class names in output order (WordNet ids for ImageNet), None if not known.
-        num_classes: number of outputs.
+        num_classes: number of logits, 0 for a model that returns features.
         weights_digest: SHA-256 of the weights, see `mnq.models.weights.digest`.
     """
 
@@ -66,7 +69,8 @@ def load(name: str, weights: Path | None = None, *, random: int | None = None) -
     """Load a model by short name, bundled name or timm name.
 
     Args:
-        name: a key of SHORT_NAMES or BUNDLED, or any timm model name, with or without a tag.
+        name: a key of SHORT_NAMES or BUNDLED, or any timm model name, with or without a tag;
+            with FEATURES behind it the model returns its last stages' maps (N, C, H, W).
         weights: .safetensors, .pth, .pt or .bin file; None downloads timm's pretrained weights
             (or takes the bundled ones).
         random: seed of random weights instead, for trying sizes and speeds.
@@ -104,7 +108,8 @@ def _load_bundled(name: str, path: Path | None, random: int | None) -> LoadedMod
 
 
 def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> LoadedModel:
-    timm_name = SHORT_NAMES.get(name, name)
+    stem = name.removesuffix(FEATURES)
+    timm_name = SHORT_NAMES.get(stem, stem)
     if not timm.is_model(timm_name):
         raise InputError(
             f"model: expected {', '.join([*SHORT_NAMES, *BUNDLED])} or a timm name, "
@@ -125,7 +130,21 @@ def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> L
         if path is not None:
             weights.load_into(net, weights.read(path), str(path))
     data_config = timm.data.resolve_model_data_config(net)
+    if name.endswith(FEATURES):
+        return _finish(name, timm_name, _maps(net, name), _preprocess(timm_name, data_config), None)
     return _finish(name, timm_name, net, _preprocess(timm_name, data_config), _class_names(net))
+
+
+def _maps(net: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A model that returns the maps of the last stages, or blocks, of `net`."""
+    from mnq.models.features import LAST, FeatureMaps
+
+    if not hasattr(net, "forward_intermediates"):
+        raise InputError(
+            f"model: expected a timm model with feature maps, found none in {name}; leave "
+            f"{FEATURES} out"
+        )
+    return FeatureMaps(net, LAST)
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -176,6 +195,6 @@ def _finish(
         model=net,
         preprocess=preprocess,
         classes=classes,
-        num_classes=int(net.num_classes),  # type: ignore[arg-type]
+        num_classes=int(getattr(net, "num_classes", 0)),
         weights_digest=weights.digest(net),
     )

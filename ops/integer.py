@@ -2,20 +2,25 @@
 
 Every function takes either int64 torch tensors (and computes) or body `Value`s (and writes
 ONNX nodes). Both give the same integers. `+ - *`, unary minus, `%` (floor modulus) and
-comparisons are written directly; what differs between the two worlds is here.
+comparisons are written directly; what differs between the two worlds is here. On `Interval`s, a
+function marked `_bounded` is that of the same name in bounds.py: the range of the same integers.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from onnx import TensorProto
 
+from mnq.ops import bounds
 from mnq.ops.body import AttributeReference, Value
+from mnq.ops.interval import Interval
 
 Integers: TypeAlias = Any
-"""A torch integer tensor, a body Value, or (for constants) a Python int."""
+"""A torch integer tensor, a body Value, an Interval, or (for constants) a Python int."""
 
 ElementType: TypeAlias = int | AttributeReference
 """An onnx TensorProto element type, or the attribute of a function that holds one."""
@@ -33,11 +38,27 @@ _POWERS_OF_TWO = tuple(2**k for k in range(63))
 _EXACT_TERMS = 1 << 10
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _bounded(function: _Function) -> _Function:
+    """`function`, and for Intervals the function of bounds.py that has its name."""
+
+    @wraps(function)
+    def call(*arguments: Any, **others: Any) -> Any:
+        if any(isinstance(each, Interval) for each in arguments):
+            return getattr(bounds, function.__name__)(*arguments, **others)
+        return function(*arguments, **others)
+
+    return call  # type: ignore[return-value]
+
+
 def _tensors(*values: Integers) -> list[torch.Tensor]:
     device = next((v.device for v in values if isinstance(v, torch.Tensor)), None)
     return [torch.as_tensor(v, dtype=torch.int64, device=device) for v in values]
 
 
+@_bounded
 def cast(x: Integers, to: ElementType) -> Integers:
     """`x` in another integer type; the caller has made sure that every value fits."""
     if isinstance(x, Value):
@@ -55,6 +76,7 @@ def i64(x: Integers) -> Integers:
 # int64 values as signed numbers, so that Max(2^31, 1) is 1. Less and Where are right.
 
 
+@_bounded
 def maximum(a: Integers, b: Integers) -> Integers:
     """The larger of each pair."""
     for v in (a, b):
@@ -63,6 +85,7 @@ def maximum(a: Integers, b: Integers) -> Integers:
     return torch.maximum(*_tensors(a, b))
 
 
+@_bounded
 def minimum(a: Integers, b: Integers) -> Integers:
     """The smaller of each pair."""
     for v in (a, b):
@@ -76,6 +99,7 @@ def clamp(x: Integers, lo: Integers, hi: Integers) -> Integers:
     return minimum(maximum(x, lo), hi)
 
 
+@_bounded
 def where(condition: Integers, a: Integers, b: Integers) -> Integers:
     """`a` where the condition holds, else `b`."""
     if isinstance(condition, Value):
@@ -83,6 +107,7 @@ def where(condition: Integers, a: Integers, b: Integers) -> Integers:
     return torch.where(condition, *_tensors(a, b))
 
 
+@_bounded
 def power_of_two(k: Integers) -> Integers:
     """2^k for 0 <= k <= 62."""
     if isinstance(k, Value):
@@ -92,6 +117,7 @@ def power_of_two(k: Integers) -> Integers:
     return torch.ones_like(k) << k
 
 
+@_bounded
 def floor_divmod(x: Integers, divisor: Integers) -> tuple[Integers, Integers]:
     """Quotient toward minus infinity, and the remainder, which has the divisor's sign."""
     for v in (x, divisor):
@@ -107,6 +133,7 @@ def floor_divide(x: Integers, divisor: Integers) -> Integers:
     return floor_divmod(x, divisor)[0]
 
 
+@_bounded
 def quotient(x: Integers, divisor: Integers) -> Integers:
     """x // divisor for x >= 0 and divisor > 0, where truncation and floor are the same."""
     for v in (x, divisor):
@@ -116,11 +143,24 @@ def quotient(x: Integers, divisor: Integers) -> Integers:
     return torch.div(x, divisor, rounding_mode="trunc")
 
 
+@_bounded
+def quotient_remainder(x: Integers, divisor: Integers) -> tuple[Integers, Integers]:
+    """x // divisor and what is left, for x >= 0 and divisor > 0."""
+    whole = quotient(x, divisor)
+    return whole, x - whole * divisor
+
+
 def shift_right(x: Integers, k: Integers) -> Integers:
     """floor(x / 2^k) for 0 <= k <= 62, of either sign."""
     if isinstance(x, torch.Tensor):
         return x >> k
     return floor_divide(x, power_of_two(k))
+
+
+@_bounded
+def round_shift(x: Integers, k: Integers) -> Integers:
+    """x / 2^k rounded half up, for 1 <= k <= 62 and |x| < 2^62 + 2^61."""
+    return shift_right(x + power_of_two(k - 1), k)
 
 
 def shift(x: Integers, k: Integers) -> Integers:
@@ -137,6 +177,7 @@ def round_half_even_divide(x: Integers, divisor: Integers) -> Integers:
     return q + up
 
 
+@_bounded
 def row_max(x: Integers) -> Integers:
     """Maximum over the last axis, which is kept with length 1."""
     if isinstance(x, Value):
@@ -144,6 +185,7 @@ def row_max(x: Integers) -> Integers:
     return x.amax(dim=-1, keepdim=True)
 
 
+@_bounded
 def total(x: Integers, axis: int = -1) -> Integers:
     """Sum over one axis, which is kept with length 1; |sum| < 2^53.
 
@@ -154,12 +196,14 @@ def total(x: Integers, axis: int = -1) -> Integers:
     return x.sum(dim=axis, keepdim=True)
 
 
+@_bounded
 def wide_total(x: Integers) -> Integers:
     """Sum of x >= 0 over the last axis for sums up to 2^63: two halves, added separately."""
     high = quotient(x, 2**31)
     return total(high) * 2**31 + total(x - high * 2**31)
 
 
+@_bounded
 def last_length(x: Integers) -> Integers:
     """Length of the last axis."""
     if isinstance(x, Value):
@@ -167,13 +211,15 @@ def last_length(x: Integers) -> Integers:
     return x.shape[-1]
 
 
-def gather(table: Integers, index: Integers) -> Integers:
-    """table[index] for a one-dimensional table and indices in range."""
+@_bounded
+def gather(table: Integers, index: Integers, axis: int = 0) -> Integers:
+    """The entries `index` of one axis, which gives way to the axes of `index`; all in range."""
     if isinstance(index, Value):
-        return index.writer.emit("Gather", table, index, axis=0)
-    return table.to(index.device)[index]
+        return index.writer.emit("Gather", table, index, axis=axis)
+    return table.to(index.device)[(slice(None),) * axis + (index,)]
 
 
+@_bounded
 def transpose(x: Integers, perm: tuple[int, ...]) -> Integers:
     """`x` with its axes in the order `perm`."""
     if isinstance(x, Value):
@@ -181,20 +227,28 @@ def transpose(x: Integers, perm: tuple[int, ...]) -> Integers:
     return x.permute(perm)
 
 
-def select(x: Integers, index: int) -> Integers:
-    """x[index]: one entry of the first axis, which goes."""
+@_bounded
+def select(x: Integers, index: int, axis: int = 0) -> Integers:
+    """One entry of an axis, which goes."""
     if isinstance(x, Value):
-        return x.writer.emit("Gather", x, index, axis=0)
-    return x[index]
+        return x.writer.emit("Gather", x, index, axis=axis)
+    return x.select(axis, index)
 
 
-def reshape(x: Integers, shape: Integers) -> Integers:
-    """The elements of `x` in the same order, in `shape`: int64 lengths, one of which may be -1."""
+@_bounded
+def reshape(x: Integers, shape: Integers | tuple[int, ...]) -> Integers:
+    """The elements of `x` in the same order, in `shape`: int64 lengths, or a tuple of them.
+
+    One of them may be -1, which is what is left; 0 is the length that `x` has there.
+    """
     if isinstance(x, Value):
-        return x.writer.emit("Reshape", x, shape)
-    return x.reshape(shape.tolist())
+        lengths = x.writer.constant(shape) if isinstance(shape, tuple) else shape
+        return x.writer.emit("Reshape", x, lengths)
+    lengths = shape if isinstance(shape, tuple) else shape.tolist()
+    return x.reshape([n if n != 0 else x.shape[axis] for axis, n in enumerate(lengths)])
 
 
+@_bounded
 def matmul(a: Integers, b: Integers) -> Integers:
     """int8 (..., M, K) times int8 (..., K, N): the exact int32 accumulators, as int64.
 
@@ -223,6 +277,7 @@ def matmul_2d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts).sum(dim=0)
 
 
+@_bounded
 def bit_length(x: Integers) -> Integers:
     """Number of bits of x, 0 <= x < 2^63; 0 for 0."""
     if isinstance(x, torch.Tensor):
@@ -237,6 +292,7 @@ def bit_length(x: Integers) -> Integers:
     return bits + x
 
 
+@_bounded
 def isqrt(x: Integers) -> Integers:
     """floor(sqrt(x)) for 0 <= x < 2^62.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 
-from mnq.ops.integer import Integers
+from mnq.ops.integer import Integers, i64, last_length, shift_right, total
 from mnq.ops.operator import Operator
 from mnq.ops.requantize.op import Constants
 
@@ -26,7 +26,9 @@ class SoftmaxMethod:
     constants(scale, bits): constant inputs of `operator` for `bits` output bits.
     probability(code): int64 output codes -> unsigned probabilities P < 2^16.
     probability_scale(bits): value of one unit of P.
-    weigh(d, ...): d = q - row max -> weights 0..255 and the row's normalizer (spec 4.7);
+    largest_sum(P, ...): no row of P sums to more; its further inputs are those of `constants`.
+    weigh(d, ...): d = q - row max -> weights 0..255 and the row's normalizer (spec 4.7), which
+        they sum to, at most to 3/2 of it;
         its further inputs are the keys of `weight_constants`.
     """
 
@@ -38,6 +40,7 @@ class SoftmaxMethod:
     weigh: Callable[..., tuple[Integers, Integers]]
     weight_constants: Callable[[ArrayLike], Constants]
     reference: Callable[[torch.Tensor], torch.Tensor]
+    largest_sum: Callable[..., Integers] = lambda p, *constants: total(p)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ class LayerNormMethod:
 def offset_probability(code: Integers) -> Integers:
     """The unsigned 16-bit probability of an int64 output code that was stored minus 2^15."""
     return code + 2**15
+
+
+def offset_largest_sum(p: Integers, *constants: Integers) -> Integers:
+    """What a row of such probabilities sums to at most: its entries are floors of 2^32 w / sum w
+    shifted by `shift`, the last constant but `zp`.
+    """
+    *_, shift, zp = constants
+    return shift_right(2**32, i64(shift)) + (2**15 - i64(zp)) * last_length(p)
 
 
 def offset_probability_scale(bits: int) -> float:

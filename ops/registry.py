@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mnq.ops.attention.op import attention, packed
+from mnq.ops.attention.op import attention, packed, window
 from mnq.ops.fqvit_layernorm.op import method as fqvit_layernorm
 from mnq.ops.fqvit_softmax.op import method as fqvit_softmax
 from mnq.ops.ibert_gelu.op import method as ibert_gelu
@@ -13,8 +13,10 @@ from mnq.ops.ibert_softmax.op import method as ibert_softmax
 from mnq.ops.ivit_gelu.op import method as ivit_gelu
 from mnq.ops.ivit_layernorm.op import method as ivit_layernorm
 from mnq.ops.ivit_softmax.op import method as ivit_softmax
+from mnq.ops.l2_normalize.op import l2_normalize
 from mnq.ops.lut_gelu.op import method as lut_gelu
 from mnq.ops.lut_softmax.op import method as lut_softmax
+from mnq.ops.mean_tokens.op import mean_tokens
 from mnq.ops.method import GeluMethod, LayerNormMethod, SoftmaxMethod
 from mnq.ops.operator import Operator
 from mnq.ops.patches.op import patches
@@ -45,6 +47,12 @@ ATTENTION: dict[str, dict[str, Operator]] = {
 PACKED_ATTENTION: dict[str, Operator] = {
     operator.name: packed(operator) for forms in ATTENTION.values() for operator in forms.values()
 }
+# The window form of each, by the name of the operator that it generalizes.
+WINDOW_ATTENTION: dict[str, Operator] = {
+    operator.name: window(operator)
+    for softmax in SOFTMAX.values()
+    for operator in attention(softmax, rank=5).values()
+}
 
 METHODS: dict[str, tuple[str, ...]] = {
     "softmax": tuple(SOFTMAX),
@@ -73,7 +81,10 @@ OPERATORS: dict[str, Operator] = {
         *(method.operator for method in LAYERNORM.values()),
         *(operator for forms in ATTENTION.values() for operator in forms.values()),
         *PACKED_ATTENTION.values(),
+        *WINDOW_ATTENTION.values(),
         patches,
+        l2_normalize,
+        mean_tokens,
     )
 }
 

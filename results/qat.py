@@ -2,11 +2,13 @@
 
     python results/qat.py deit_t --data DIR --work DIR [--row TEXT]
     python results/qat.py micro_vit --data DIR --work DIR [--row TEXT]
+    python results/qat.py micro_swin --data DIR --work DIR [--row TEXT]
 
 DIR of --data holds, for DeiT-T, deit_tiny_patch16_224.safetensors, imagenet_calib_1000.zip
-(calibration, assignment and training) and imagenet_eval_500.zip (judgement only); for the micro ViT
-cifar10.zip, whose splits serve in the same way. --work keeps the runs, so that an interrupted one
-goes on. Everything is done by mnq's own commands. Writes results/qat_MODEL.json after every row.
+(calibration, assignment and training) and imagenet_eval_500.zip (judgement only); for the micro
+models cifar10.zip, whose splits serve in the same way. --work keeps the runs, so that an
+interrupted one goes on. Everything is done by mnq's own commands. Writes results/qat_MODEL.json
+after every row.
 The options for DeiT-T were chosen on 200 of its training images, held out while training on the
 other 800.
 """
@@ -66,13 +68,24 @@ PLANS = {
         judge="imagenet_eval_500.zip",
         maps=("ivit", "ibert", "mixed"),
         epochs=(0, 1, 5),
-        rates={8: 3e-5, 6: 1e-4, 4: 2e-4},
+        rates={8: 5e-5, 6: 2e-4, 4: 2e-4},
         repeated=(8, 6),
         batch=32,
         options=(
-            *("--distill", "1", "--augment", "light", "--precision", "bfloat16"),
+            *("--distill", "1", "--augment", "ivit", "--precision", "bfloat16"),
             *("--ranges", "learned", "--range-lr", "0.01"),
         ),
+    ),
+    "micro_swin": Plan(
+        weights=None,
+        train="cifar10.zip/cifar10/train",
+        judge="cifar10.zip/cifar10/test",
+        maps=("ivit", "ibert", "fqvit", "mixed"),
+        epochs=(0,),
+        rates={8: 1e-4, 6: 2e-4},
+        repeated=(),
+        batch=128,
+        options=("--augment", "light", "--precision", "bfloat16"),
     ),
     "micro_vit": Plan(
         weights=None,
@@ -209,6 +222,7 @@ def study(name: str, data: Path, work: Path) -> Study:
 def main(name: str, data: Path, work: Path, wanted: tuple[str, ...]) -> None:
     """Measure and write results/qat_MODEL.json."""
     plan, what = PLANS[name], study(name, data, work)
+    work.mkdir(parents=True, exist_ok=True)
     output = RESULTS / f"qat_{name}.json"
     floats = what.logits(float_predict(what.loaded))
     result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"rows": {}}
@@ -230,7 +244,8 @@ def main(name: str, data: Path, work: Path, wanted: tuple[str, ...]) -> None:
         figures = accuracy(row.name, what.logits(predict), what.truth, floats).to_json()
         entry = {"map": row.map, "bits": row.bits, "epochs": row.epochs, "seed": row.seed}
         entry |= {**figures, **history}
-        if row.map == "mixed" and row.epochs == plan.epochs[-1] and row.seed == plan.seeds[0]:
+        last = 0 < row.epochs == plan.epochs[-1]
+        if row.map == "mixed" and last and row.seed == plan.seeds[0]:
             entry["verified"] = what.verified(row, path)
         result["rows"][row.name] = entry
         write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Measures speed, size and memory of DeiT-T, S and B beside their peers.
+"""Measures speed, size and memory of DeiT-T, S and B and Swin-T beside their peers.
 
     python results/speed.py --peers-dir DIR [--model deit_s] [--batch 8] [--threads 2]
 
@@ -9,6 +9,7 @@ should be quiet; what was not is in the file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -20,19 +21,23 @@ import torch
 from mnq.cli.common import Screen
 from mnq.models.zoo import LoadedModel, load
 from mnq.ops.files import write_atomically
+from mnq.ops.registry import METHODS
 from mnq.runtime.compare import compare, steps, surroundings
 from mnq.runtime.engines import Engine
 from mnq.toolchain import peers
 from mnq.toolchain.calibrate import collect
 from mnq.toolchain.export import export, graph_of
 from mnq.toolchain.map import Map, uniform
+from mnq.toolchain.variants import PAPER_METHODS
 
 RESULTS = Path(__file__).parent
 OUTPUT = RESULTS / "speed.json"
-MODELS = ("deit_t", "deit_s", "deit_b")
+MODELS = ("deit_t", "deit_s", "deit_b", "swin_t")
 UNIFORM = ("lut", "ibert", "ivit", "fqvit")
 MIXED = "8 bits, paper, joint, sqnr-absdiff"
-"""The row of deit_t_assignment.json that mixes most; all sizes of DeiT have the same sites."""
+"""The row of deit_t_assignment.json that mixes most; all sizes of DeiT have the same sites. Others
+take the paper's methods in turn.
+"""
 
 BATCHES = (1, 8)
 THREADS = (1, 2)
@@ -41,10 +46,15 @@ SECONDS = 50.0
 IMAGES = 8
 
 
-def maps(model: str) -> dict[str, Map]:
-    """The maps to measure by name; ratios are to the first."""
+def maps(model: str, kinds: dict[str, str]) -> dict[str, Map]:
+    """The maps to measure by name, for sites of these kinds; ratios are to the first."""
     rows = json.loads((RESULTS / "deit_t_assignment.json").read_text())["rows"]
-    sites = {site: {"method": method} for site, method in rows[MIXED]["sites"].items()}
+    methods = rows[MIXED]["sites"]
+    if set(methods) != set(kinds):
+        usable = {kind: [m for m in METHODS[kind] if m in PAPER_METHODS] for kind in METHODS}
+        counts = {kind: itertools.cycle(names) for kind, names in usable.items()}
+        methods = {site: next(counts[kind]) for site, kind in kinds.items()}
+    sites = {site: {"method": method} for site, method in methods.items()}
     mixed = Map(model, defaults={"attention": "deferred"}, sites=sites)
     return {"mixed": mixed, **{name: uniform(model, name) for name in UNIFORM}}
 
@@ -58,7 +68,7 @@ def exported(loaded: LoadedModel, folder: Path) -> list[Engine]:
     origin = {"source": "random", "images": IMAGES, "weights": loaded.weights_digest}
     statistics = collect(graph, lambda: [images], origin)
     engines = []
-    for name, mapping in maps(loaded.name).items():
+    for name, mapping in maps(loaded.name, graph.sites()).items():
         path = folder / f"{name}.onnx"
         path.write_bytes(export(loaded, graph, statistics, mapping).SerializeToString())
         engines.append(Engine(f"mnq {name}", "mnq", path))

@@ -12,13 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import architecture_tables
 import assignment_tables
+import overflow_tables
 import qat_tables
 import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PAGES = ("README.md", "docs/results.md", "docs/kernels.md", "docs/qat.md")
+PAGES = ("README.md", "docs/results.md", "docs/kernels.md", "docs/qat.md", "docs/models.md")
+PAGES += ("docs/exactness.md",)
 HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
 RULE = "|---|---|---|---|---|---|---|"
 
@@ -146,6 +149,9 @@ def render(text: str) -> str:
         "kernels": lambda: speed_tables.exact(_read("kernels")),
         "qlinear": lambda: speed_tables.qlinear(_read("qlinear")),
         "qat": lambda: qat_tables.judged(_read("qat_deit_t")),
+        "micro_swin": lambda: qat_tables.judged(_read("qat_micro_swin")),
+        "architectures": lambda: architecture_tables.tried(_read("architectures")),
+        "overflow": lambda: overflow_tables.spare(_read("overflow")),
         "qat_cost": lambda: qat_tables.cost(_read("qat_cost")),
         "qat_products": lambda: qat_tables.products(_read("qat_cost")),
     }

@@ -1,24 +1,33 @@
-"""The certificate: digests of the reference integers, so that anybody can check a model alone."""
+"""The certificate: digests of the reference integers and of the file, to check a model alone."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from mnq.ops.errors import InputError
+from mnq.ops.errors import CheckFailed, InputError
 
-FORMAT = "mnq-certificate/1"
+FORMAT = "mnq-certificate/2"
+KEY = "mnq.certificate"
+"""The metadata entry that holds it."""
+
 SEED = 2024
 IMAGES = 2
 
 MAX_VALUES = 1 << 25  # of all images; the file that names their size is not trusted
+HINT = 8
+"""Hexadecimal digits that tell the nodes of a function apart; its digest is what proves."""
 
-_HEX = 64
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_HINTS = re.compile(rf"([0-9a-f]{{{HINT}}})+")
 
 
 def images(
@@ -50,28 +59,70 @@ def digest(values: NDArray[Any]) -> str:
     return hashlib.sha256(header + data.tobytes()).hexdigest()
 
 
-def make(source: NDArray[Any], tensors: Mapping[str, NDArray[Any]], seed: int) -> dict[str, Any]:
-    """The certificate of reference integers `tensors` (execution order) on images `source`."""
-    return {
-        "format": FORMAT,
-        "seed": seed,
-        "images": int(source.shape[0]),
-        "input": digest(source),
-        "tensors": {name: digest(values) for name, values in tensors.items()},
-    }
+def make(
+    source: NDArray[Any],
+    tensors: Mapping[str, NDArray[Any]],
+    seed: int,
+    contents: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The certificate of reference integers `tensors` (execution order) on images `source`.
+
+    contents: digests of what the file holds, from `contents.digests`.
+    """
+    return seal(
+        {
+            "format": FORMAT,
+            "seed": seed,
+            "images": int(source.shape[0]),
+            "input": digest(source),
+            "tensors": {name: digest(values) for name, values in tensors.items()},
+            **contents,
+        }
+    )
 
 
-def check_format(certificate: dict[str, Any]) -> None:
-    """Raise InputError unless `certificate` is complete and of bounded size."""
-    digests, seed, count = (certificate.get(key) for key in ("tensors", "seed", "images"))
+def seal(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """The certificate with its own digest, which shows damage. It is no signature."""
+    return {**certificate, "digest": _own_digest(certificate)}
+
+
+def attach(model: ModelProto, certificate: Mapping[str, Any]) -> None:
+    """Put a certificate into the metadata of a model that has none."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(certificate, separators=(",", ":"))
+
+
+def _own_digest(certificate: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in certificate.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_format(certificate: Mapping[str, Any]) -> None:
+    """Raise InputError unless `certificate` is complete and of bounded size, and CheckFailed if
+    it is damaged: its own digest is another.
+    """
+    found = certificate.get("format")
+    if found != FORMAT:
+        raise InputError(
+            f"certificate: expected {FORMAT}, found {found!r:.50}; export the model again"
+        )
+    if certificate.get("digest") != _own_digest(certificate):
+        raise CheckFailed(
+            "verify: expected the certificate that was exported, found a changed one: its own "
+            "digest differs; get the file again, or export the model again"
+        )
+    count = certificate.get("images")
     good = (
-        certificate.get("format") == FORMAT
-        and type(seed) is int
+        type(certificate.get("seed")) is int
         and type(count) is int
         and 0 < count <= 64
-        and isinstance(digests, dict)
-        and len(digests) > 0
-        and all(_is_digest(value) for value in (certificate.get("input"), *digests.values()))
+        and all(_is_digest(certificate.get(key)) for key in ("input", "graph"))
+        and _is_table(certificate.get("tensors"), _is_digest)
+        and _is_table(certificate.get("nodes"), _is_digest)
+        and _is_table(certificate.get("metadata"), _is_digest)
+        and _is_table(certificate.get("functions"), _is_body, least=0)
+        and _is_table(certificate.get("constants"), _is_names, least=0)
+        and all(_is_digest(key) for key in certificate["constants"])
     )
     if not good:
         raise InputError(
@@ -81,4 +132,23 @@ def check_format(certificate: dict[str, Any]) -> None:
 
 
 def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == _HEX
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_body(value: Any) -> bool:
+    """A function: its digest, and a few digits for each of its nodes."""
+    return (
+        isinstance(value, dict)
+        and set(value) == {"digest", "nodes"}
+        and _is_digest(value["digest"])
+        and isinstance(value["nodes"], str)
+        and _HINTS.fullmatch(value["nodes"]) is not None
+    )
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_table(table: Any, good: Any, least: int = 1) -> bool:
+    return isinstance(table, dict) and len(table) >= least and all(map(good, table.values()))

@@ -28,9 +28,9 @@ class ModelFile:
 
     proto: the model; name: the float model's name; input_kind: "uint8" or "float".
     preprocess: from an image to the input; classes: class names or None.
-    output_scale: value of one output integer.
+    output_scales: value of one integer of every output.
     tensors: by tensor name the torch module, the non-linear site and the scale of one code.
-    map, quantization, certificate, versions: JSON objects, see docs/architecture.md.
+    map, quantization, overflow, certificate, versions: JSON objects, see docs/architecture.md.
     """
 
     proto: ModelProto
@@ -38,12 +38,18 @@ class ModelFile:
     input_kind: str
     preprocess: Preprocess
     classes: list[str] | None
-    output_scale: float
+    output_scales: tuple[float, ...]
     tensors: dict[str, dict[str, Any]]
     map: dict[str, Any]
     quantization: dict[str, Any]
+    overflow: dict[str, Any]
     certificate: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def output_scale(self) -> float:
+        """Value of one integer of the last output: of a classifier, its logits."""
+        return self.output_scales[-1]
 
 
 def read_proto(path: Path) -> ModelProto:
@@ -91,14 +97,22 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
 
 
 def metadata(model: ModelProto) -> dict[str, str]:
-    """The `mnq.*` entries of a model's metadata."""
-    return {p.key: p.value for p in model.metadata_props if p.key.startswith("mnq.")}
+    """The `mnq.*` entries of a model's metadata. Of keys that are no text, protobuf gives bytes."""
+    entries = [(p.key, p.value) for p in model.metadata_props if isinstance(p.key, str)]
+    return {key: value for key, value in entries if key.startswith("mnq.")}
 
 
 def read(path: Path) -> ModelFile:
     """Load a model exported by mnq. Raises InputError if it is not ours or its metadata is bad."""
     model = read_proto(path)
     return parse(model, str(path))
+
+
+def _numbers(values: Any) -> list[float]:
+    """A JSON list of numbers. Raises TypeError if it is none."""
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise TypeError("scales that are no numbers")
+    return [float(value) for value in values]
 
 
 def parse(model: ModelProto, source: str) -> ModelFile:
@@ -117,16 +131,17 @@ def parse(model: ModelProto, source: str) -> ModelFile:
         output = json.loads(entries["mnq.output"])
         classes = json.loads(entries["mnq.classes"])
         tensors = json.loads(entries["mnq.tensors"])
-        scale = float(output["scale"])
+        output_scales = _numbers(output["scales"])
         objects = {
             key: json.loads(entries[f"mnq.{key}"])
-            for key in ("map", "quantization", "certificate", "versions")
+            for key in ("map", "quantization", "overflow", "certificate", "versions")
         }
         kind, name = entries["mnq.input"], entries["mnq.model"]
         good = (
             kind in INPUT_KINDS
             and isinstance(name, str)  # protobuf gives bytes for text that is no UTF-8
-            and 0 < scale < math.inf
+            and len(output_scales) == len(model.graph.output)
+            and all(0 < scale < math.inf for scale in output_scales)
             and all(isinstance(value, dict) for value in objects.values())
             and isinstance(tensors, dict)
             and all(isinstance(value, dict) for value in tensors.values())
@@ -143,7 +158,7 @@ def parse(model: ModelProto, source: str) -> ModelFile:
             input_kind=kind,
             preprocess=Preprocess.from_json(entries["mnq.preprocess"]),
             classes=classes,
-            output_scale=scale,
+            output_scales=tuple(output_scales),
             tensors=tensors,
             **objects,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
-from onnx.inliner import inline_local_functions
+from onnx.inliner import inline_local_functions, inline_selected_functions
 
 from mnq.ops.errors import InputError
 
@@ -27,8 +27,8 @@ def float_tensors(model: ModelProto) -> list[str]:
 
     Raises InputError if the functions of the model cannot be inlined.
     """
-    graph = _inferred(model)
-    nodes = list(_nodes(graph))
+    graph = inferred(model)
+    nodes = list(nodes_of(graph))
     types = {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)
@@ -54,10 +54,17 @@ def float_tensors(model: ModelProto) -> list[str]:
     ]
 
 
-def _inferred(model: ModelProto) -> GraphProto:
-    """The graph without functions, with the types that ONNX infers from inputs and weights."""
+def inferred(model: ModelProto, keep: str | None = None) -> GraphProto:
+    """The graph without functions, with the types that ONNX infers from inputs and weights.
+
+    keep: a domain whose functions stay as they are. Raises InputError if they cannot be inlined.
+    """
+    kept = [(f.domain, f.name) for f in model.functions if f.domain == keep]
     try:
-        inlined = inline_local_functions(model)
+        if kept:
+            inlined = inline_selected_functions(model, kept, exclude=True)
+        else:
+            inlined = inline_local_functions(model)
         del inlined.graph.value_info[:]
         for value in inlined.graph.output:
             value.ClearField("type")
@@ -70,10 +77,10 @@ def _inferred(model: ModelProto) -> GraphProto:
         ) from error
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
     """The nodes of a graph and of the graphs inside them."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-                yield from _nodes(inner)
+                yield from nodes_of(inner)

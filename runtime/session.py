@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
@@ -160,12 +161,20 @@ def _register(options: Any, library: Path) -> None:
 
 def infer(session: onnxruntime.InferenceSession, source: NDArray[Any]) -> list[NDArray[Any]]:
     """All outputs of a model with one input. Raises InputError if onnxruntime cannot run it."""
+    return infer_named(session, {session.get_inputs()[0].name: source})
+
+
+def infer_named(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """All outputs for inputs by name. Raises InputError if onnxruntime cannot run the model."""
     try:
-        outputs: list[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: source})
+        outputs: list[NDArray[Any]] = session.run(None, dict(feeds))
     except Exception as error:
+        kinds = ", ".join(f"{values.dtype} {list(values.shape)}" for values in feeds.values())
         raise InputError(
-            f"onnxruntime: expected to run the model on {source.dtype} {list(source.shape)}, "
-            f"found: {_reason(error)}; export the model again"
+            f"onnxruntime: expected to run the model on {kinds}, found: {_reason(error)}; export "
+            "the model again"
         ) from error
     return outputs
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnq.ops.errors import InputError
-from mnq.runtime import certificate
+from mnq.runtime import certificate, certified
+from mnq.runtime.contents import Change
 from mnq.runtime.modelfile import ModelFile
+from mnq.runtime.pieces import image_name
+from mnq.runtime.place import Arrays, Place, cpu_path
 from mnq.runtime.purity import float_tensors
-from mnq.runtime.session import (
-    LEVELS,
-    infer,
-    kernel_library,
-    open_session,
-    with_all_outputs,
-)
+from mnq.runtime.session import LEVELS, kernel_library
 
 Reference = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
 """Images (B, C, H, W) -> reference integers of every tensor, in execution order."""
@@ -49,7 +47,11 @@ class Divergence:
 
 @dataclass
 class Run:
-    """One comparison: what ran, on how many images and tensors, and what differed."""
+    """One comparison: what ran, on how many images and tensors, and what differed.
+
+    first_batch: the number of the batch in which `first` was found; None with a certificate.
+    refused: why the model did not run, "" if it did.
+    """
 
     name: str
     images: int = 0
@@ -57,6 +59,9 @@ class Run:
     differing_tensors: int = 0
     differing_integers: int | None = 0
     first: Divergence | None = None
+    first_batch: int | None = None
+    place: Place | None = None
+    refused: str = ""
 
     @property
     def passed(self) -> bool:
@@ -66,16 +71,20 @@ class Run:
 
 @dataclass
 class Report:
-    """Everything that `mnq-verify` found."""
+    """Everything that `mnq-verify` found. changes: what in the file is not as certified."""
 
     model: str
     float_tensors: list[str]
     runs: list[Run] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether the model is integer-only and every comparison found equal integers."""
-        return not self.float_tensors and bool(self.runs) and all(r.passed for r in self.runs)
+        """Whether the model is integer-only and as certified, and every comparison found equal
+        integers.
+        """
+        whole = not self.float_tensors and not self.changes
+        return whole and bool(self.runs) and all(run.passed for run in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -110,42 +119,48 @@ def check_certificate(
     """Compare digests of every tensor on the certificate's own images at one optimization level.
 
     kernels: run them, and not the model's own functions.
+    """
+    return check_at(model, _place(level, provider, threads, kernels))
 
-    The model also runs as deployed, with its output only, since reading inner tensors keeps
+
+def check_at(model: ModelFile, place: Place) -> Run:
+    """`check_certificate` at a place.
+
+    The model also runs as deployed, with its outputs only, since reading inner tensors keeps
     the optimizer from fusing across them.
     """
-    certificate.check_format(model.certificate)
-    seed, count = model.certificate["seed"], model.certificate["images"]
-    preprocess = model.preprocess
-    shape = (preprocess.channels, preprocess.size, preprocess.size)
-    source = certificate.images(model.input_kind, shape, seed, count)
-    if certificate.digest(source) != model.certificate["input"]:
-        raise InputError(
-            "certificate: expected the images of its seed, found others; export the model again"
-        )
-    wanted: dict[str, str] = model.certificate["tensors"]
-    uncertified = [name for name in model.tensors if name not in wanted]
-    if uncertified:
-        raise InputError(
-            f"certificate: expected a digest of every tensor, found none of {uncertified[0]!r} "
-            f"({len(uncertified)} missing); export the model again"
-        )
-    place = _place(provider, level, kernels)
-    run = Run(f"certificate, {place}", images=count, differing_integers=None)
-    found = _outputs(model, list(wanted), level, provider, threads, kernels)(source)
-    for name, values in found.items():
+    source = certified.images(model)
+    wanted = certified.digests(model)
+    returned = certified.returned(model)
+    name = f"certificate, {place}"
+    run = Run(name, images=len(source), differing_integers=None, place=place)
+    watched, deployed = _both(model, place, {image_name(model.proto.graph): source}, [*wanted])
+    for name, values in watched.items():
         _count(run, model, name, certificate.digest(values) == wanted[name])
-    plain = open_session(
-        model.proto, level=level, provider=provider, threads=threads, kernels=kernels
-    )
-    logits = infer(plain, source)[0]
-    last = list(wanted)[-1]
-    _count(run, model, last, certificate.digest(logits) == wanted[last])
+    for output, name in returned.items():
+        _count(run, model, name, certificate.digest(deployed[output]) == wanted[name])
     return run
 
 
-def _place(provider: str, level: str, kernels: bool) -> str:
-    return f"{provider}{' kernels' if kernels else ''}, level {level}"
+def _both(
+    model: ModelFile, place: Place, feeds: Arrays, names: list[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """The named tensors, and the outputs as deployed, computed side by side: the start of a
+    session takes one core, and longer than the run.
+    """
+    if place.engine == "reference":  # it does the same whatever is read
+        outputs = [output.name for output in model.proto.graph.output]
+        found = place.run(model.proto, feeds, [*names, *outputs])
+        return {n: found[n] for n in names}, {n: found[n] for n in outputs}
+    with cpu_path(place.path), ThreadPoolExecutor(2) as pool:
+        here = replace(place, path="")
+        jobs = [pool.submit(here.run, model.proto, feeds, what) for what in (names, None)]
+        watched, deployed = (job.result() for job in jobs)
+    return watched, deployed
+
+
+def _place(level: str, provider: str, threads: int, kernels: bool) -> Place:
+    return Place("kernels" if kernels else "functions", level, provider, threads)
 
 
 def _count(run: Run, model: ModelFile, name: str, equal: bool) -> None:
@@ -174,19 +189,24 @@ def compare(
     """
     if level not in LEVELS:
         raise InputError(f"verify: expected a level of {', '.join(LEVELS)}, found {level!r}")
-    run = Run(f"reference, {_place(provider, level, kernels)}", differing_integers=0)
-    session = None
+    place = _place(level, provider, threads, kernels)
+    run = Run(f"reference, {place}", differing_integers=0, place=place)
+    runner = None
     differing: set[str] = set()
-    for batch in batches:
+    for number, batch in enumerate(batches):
         expected = reference(batch)
-        if session is None:
-            session = _outputs(model, list(expected), level, provider, threads, kernels)
+        if runner is None:
+            made = [name for node in model.proto.graph.node for name in node.output]
+            certified.check_available(list(expected), made)
+            runner = place.open(model.proto, list(expected))
             run.tensors = len(expected)
-        found = session(batch)
+        found = runner({image_name(model.proto.graph): batch})
         for name, values in expected.items():
             if not np.array_equal(found[name], values) or found[name].dtype != values.dtype:
                 differing.add(name)
                 _locate(run, model, name, values, found[name])
+        if run.first_batch is None and differing:
+            run.first_batch = number
         run.images += len(batch)
         advance(len(batch))
     run.differing_tensors = len(differing)
@@ -209,20 +229,3 @@ def _locate(
         index = [int(i) for i in wrong[0]]
         at = tuple(index)
         run.first = Divergence(name, module, index, int(expected[at]), int(found[at]))
-
-
-def _outputs(
-    model: ModelFile, names: list[str], level: str, provider: str, threads: int, kernels: bool
-) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
-    available = {name for node in model.proto.graph.node for name in node.output}
-    missing = [name for name in names if name not in available]
-    if missing:
-        raise InputError(
-            f"verify: expected {len(names)} named tensors in the model, found no {missing[0]!r} "
-            f"({len(missing)} missing); export the model again"
-        )
-    watched = with_all_outputs(model.proto, names)
-    session = open_session(
-        watched, level=level, provider=provider, threads=threads, kernels=kernels
-    )
-    return lambda source: dict(zip(names, infer(session, source), strict=True))

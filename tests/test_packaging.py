@@ -223,3 +223,42 @@ print(json.dumps([list(sys.modules["mnq"].__path__), list(sys.modules)]))
     where, loaded = json.loads(done.stdout)
     assert where[0] == str(unpacked / "mnq")  # an editable install has a library beside it
     assert not EXTRAS_MODULES & {name.partition(".")[0] for name in loaded}
+
+
+# Names of architectures, each as a word of its own. Published methods that are named after one
+# are not models, and the counts that the paper prints are by model.
+ARCHITECTURES = "vit|deit|swin|beit|dino|eva|cait|xcit|pvt|levit|mvit|maxvit|convnext|resnet"
+METHOD_NAMES = re.compile(r"\b(i|fq|q)[-_]?vit(?![a-z0-9])")
+BY_MODEL = {Path("toolchain/report/paper.py")}
+
+
+def architecture_names(text: str) -> list[str]:
+    """Words of a text that name an architecture, with or without a version."""
+    plain = METHOD_NAMES.sub("", text.lower())
+    words = rf"(?<![a-z0-9])(?:{ARCHITECTURES})s?(?:[-_]?v?\d+)?(?![a-z0-9])"
+    return re.findall(words, plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SwinV2, deit_t and `BEiT`", ["swinv2", "deit", "beit"]),
+        ("dinov2 of ViTs; swin-v2", ["dinov2", "vits", "swin-v2"]),
+        ('METHODS = ("ivit", "fqvit"); I-ViT, FQ-ViT, Q-ViT, IVitGelu, fq_vit', []),
+        ("vital evaluations of evidence, beiträge", []),
+    ],
+)
+def test_names_of_architectures_are_found_as_words(text: str, found: list[str]) -> None:
+    assert architecture_names(text) == found
+
+
+def test_toolchain_knows_no_architecture_by_name() -> None:
+    """It knows operators: what a model is called changes nothing."""
+    sources = [path for path in package_sources() if path.parts[0] == "toolchain"]
+    assert len(sources) > 30 and set(sources) >= BY_MODEL
+    found = {
+        str(path): names
+        for path in sources
+        if path not in BY_MODEL and (names := architecture_names((ROOT / path).read_text()))
+    }
+    assert found == {}

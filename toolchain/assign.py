@@ -69,8 +69,8 @@ def searched(graph: Graph, which: str) -> list[str]:
     """The sites to choose for, in execution order.
 
     "all", or "paper": without the LayerNorms outside the blocks, except the last one. Those
-    lead neither to attention nor to GELU before the next LayerNorm or addition: Swin's stem
-    and merging norms (spec 5.4).
+    lead neither to attention nor to GELU before the next LayerNorm or addition: those of a
+    stem and of patch merging (spec 5.4).
     """
     norms = [node for node in graph if node.op == "layernorm"]
     return [
@@ -85,7 +85,7 @@ def searched(graph: Graph, which: str) -> list[str]:
 
 def _in_block(graph: Graph, node: Node) -> bool:
     below = graph.consumers(node.name)
-    passed = (*VIEWS, "scale", "linear", "matmul")
+    passed = (*VIEWS, "scale", "linear", "matmul", "normalize", "requantize")
     return any(
         n.op in ("attention", "softmax", "gelu")
         or (n.op in passed and node.name not in n.inputs[1:] and _in_block(graph, n))

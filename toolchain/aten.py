@@ -2,37 +2,27 @@
 
 A lowering gets the builder, the ATen node, and its arguments, in which captured tensors are
 node names and constants are torch tensors. It returns the name of the tensor it made (a list
-for operators with several outputs), or a constant.
+for operators with several outputs), or a constant. Those that only move values are in
+aten_views.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Node as FxNode
 
 from mnq.ops.errors import InputError
-from mnq.toolchain.fxnode import leaf, module_of, place, shape_of, sizes
+from mnq.toolchain.aten_views import VIEW_LOWERINGS, Lowering, expand
+from mnq.toolchain.fxnode import leaf, module_of, place, shape_of
 
 if TYPE_CHECKING:
-    from mnq.toolchain.capture import Builder, Operand
+    from mnq.toolchain.capture import Builder
+    from mnq.toolchain.graph import Node
 
-Lowering: TypeAlias = "Callable[[Builder, FxNode, Any, Any], Any]"
-
-
-def _identity(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> Operand:
-    value: Operand = args[0]
-    return value
-
-
-def _reshape(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    return builder.add(fx, "reshape", (args[0],))
-
-
-def _transpose(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    return builder.add(fx, "transpose", (args[0],), perm=_permutation(str(fx.target), args, fx))
+_TINY = 1e-4  # below it a vector of codes at any scale in use is zero
 
 
 def _linear(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
@@ -158,12 +148,92 @@ def _add_tensors(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
 
 
 def _multiply(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    return builder.add(fx, "scale", (args[0],), factor=_number(fx, args[1], "product with"))
+    factor = args[1] if isinstance(args[0], str) else args[0]
+    x = args[0] if isinstance(args[0], str) else args[1]
+    if isinstance(factor, torch.Tensor) and not _is_number(factor):
+        return builder.add(fx, "gain", (x,), parameters={"gain": factor.float()})
+    return builder.add(fx, "scale", (x,), factor=_number(fx, factor, "product with"))
 
 
 def _divide(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    divisor = _number(fx, args[1], "division by")
-    return builder.add(fx, "scale", (args[0],), factor=1.0 / divisor)
+    x, divisor = args
+    norm = builder.nodes.get(divisor) if isinstance(divisor, str) else None
+    if norm is not None and norm.op == "norm" and norm.inputs == (x,) and _same_shape(fx, norm):
+        return builder.add(fx, "normalize", (x,))
+    return builder.add(fx, "scale", (x,), factor=1.0 / _number(fx, divisor, "division by"))
+
+
+def _same_shape(fx: FxNode, norm: Node) -> bool:
+    """Whether a result has the axes of the norm, and not more by broadcasting."""
+    return shape_of(fx)[:-1] == norm.shape[:-1]
+
+
+def _vector_norm(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
+    """The length of the last axis' vectors. Only a division of the same vectors may read it."""
+    order, axes = (*args[1:], *(2, None)[len(args) - 1 :])[:2]
+    keeps = args[3] if len(args) > 3 else kwargs.get("keepdim", False)
+    last = len(builder.nodes[args[0]].shape) - 1
+    if order != 2 or axes is None or [a % (last + 1) for a in axes] != [last] or not keeps:
+        raise InputError(
+            f"capture: expected the 2-norm over the last axis, kept with length 1, found "
+            f"{fx.format_node()} in module {place(fx)}"
+        )
+    return builder.add(fx, "norm", (args[0],))
+
+
+def _clamp_min(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
+    """A norm kept above a tiny number stays a norm."""
+    if builder.nodes[args[0]].op != "norm" or not 0 < args[1] < _TINY:
+        raise InputError(
+            f"capture: no integer lowering for {fx.target} in module {place(fx)} but as part of "
+            "functional.normalize; a lowering for it belongs in the table of toolchain/aten.py"
+        )
+    return str(args[0])
+
+
+def _expand_as(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> Any:
+    """A norm repeated for every element stays a norm."""
+    is_norm = isinstance(args[0], str) and builder.nodes[args[0]].op == "norm"
+    return args[0] if is_norm else expand(builder, fx, args, kwargs)
+
+
+def _mean(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
+    """The mean over the tokens: all axes but the first and the last, or but the first two."""
+    x, axes = args[0], args[1]
+    keeps = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+    shape = builder.nodes[x].shape
+    axes = sorted(axis % len(shape) for axis in ([axes] if isinstance(axes, int) else axes))
+    rest = [axis for axis in range(1, len(shape)) if axis not in axes]
+    return _token_mean(builder, fx, x, axes, rest, bool(keeps))
+
+
+def _average_pool(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
+    shape = builder.nodes[args[0]].shape
+    if list(args[1]) != [1] * (len(shape) - 2):
+        raise InputError(
+            f"capture: expected pooling to one value per channel, found {fx.format_node()} in "
+            f"module {place(fx)}"
+        )
+    return _token_mean(builder, fx, args[0], [*range(2, len(shape))], [1], True)
+
+
+def _token_mean(
+    builder: Builder, fx: FxNode, x: str, axes: list[int], rest: list[int], keeps: bool
+) -> str:
+    shape = builder.nodes[x].shape
+    if len(rest) != 1 or shape[0] != -1 or not axes or 0 in axes:
+        raise InputError(
+            f"capture: expected a mean over all axes but those of images and channels, found "
+            f"{fx.format_node()} of shape {shape} in module {place(fx)}"
+        )
+    perm = (0, *axes, *rest)
+    moved = tuple(shape[axis] for axis in perm)
+    if perm != tuple(range(len(shape))):
+        x = builder.add(fx, "transpose", (x,), shape=moved, perm=perm)
+    if len(axes) > 1:
+        x = builder.add(fx, "reshape", (x,), shape=(-1, math.prod(moved[1:-1]), moved[-1]))
+    x = builder.add(fx, "mean", (x,), shape=(-1, moved[-1]))
+    return builder.add(fx, "reshape", (x,)) if keeps else x
 
 
 def _number(fx: FxNode, value: Any, what: str) -> float:
@@ -177,62 +247,27 @@ def _number(fx: FxNode, value: Any, what: str) -> float:
     return float(number)
 
 
-def _concatenate(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    axis = (args[1] if len(args) > 1 else 0) % len(shape_of(fx))
-    return builder.add(fx, "concat", tuple(args[0]), axis=axis)
-
-
-def _expand(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> Operand:
-    value, shape = args[0], shape_of(fx)
-    if isinstance(value, torch.Tensor) and -1 not in shape:
-        return value.expand(shape)
-    if str(fx.meta["val"].shape[0]) != builder.batch:
+def _new(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> torch.Tensor:
+    """A new tensor takes only its dtype from the one that is given."""
+    if -1 in args[1]:
         raise InputError(
-            f"capture: expected a tensor repeated for every image, found one expanded to "
-            f"{tuple(fx.meta['val'].shape)} in module {place(fx)}; expand its first axis, "
-            "before images are cut into windows"
+            f"capture: expected a new tensor of fixed size, found {fx.format_node()} in module "
+            f"{place(fx)}; make one for one image and expand it"
         )
-    return builder.add(fx, "expand", (value,))
+    made: torch.Tensor = fx.target(torch.empty(0), *args[1:], **kwargs)  # type: ignore[operator]
+    return made
 
 
-def _select(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    rank = len(builder.nodes[args[0]].shape)
-    return builder.add(fx, "select", (args[0],), axis=args[1] % rank, index=int(args[2]))
-
-
-def _unbind(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> list[str]:
-    axis = (args[1] if len(args) > 1 else 0) % len(builder.nodes[args[0]].shape)
-    shapes = [sizes(value.shape) for value in fx.meta["val"]]
-    return [
-        builder.add(fx, "select", (args[0],), shape=shape, axis=axis, index=i)
-        for i, shape in enumerate(shapes)
-    ]
-
-
-def _slice(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
-    shape = builder.nodes[args[0]].shape
-    values: Any = (*args[1:], *(0, 0, None, 1)[len(args) - 1 :])
-    axis, start, stop, step = values
-    axis %= len(shape)
-    start, stop = start or 0, 2**63 - 1 if stop is None else stop
-    if start == 0 and step == 1 and (stop >= 2**31 or stop == shape[axis] != -1):
-        return str(args[0])
-    return builder.add(fx, "slice", (args[0],), axis=axis, start=start, stop=stop, step=step)
-
-
-def _split(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> list[str]:
-    axis = (args[2] if len(args) > 2 else 0) % len(builder.nodes[args[0]].shape)
-    names, start = [], 0
-    for value in fx.meta["val"]:
-        shape = sizes(value.shape)
-        stop = start + shape[axis]
-        names.append(
-            builder.add(
-                fx, "slice", (args[0],), shape=shape, axis=axis, start=start, stop=stop, step=1
-            )
+def _to_dtype(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> str:
+    if not fx.meta["val"].is_floating_point():
+        raise InputError(
+            f"capture: expected real numbers, found {fx.format_node()} in module {place(fx)}"
         )
-        start = stop
-    return names
+    return str(args[0])
+
+
+def _nothing(builder: Builder, fx: FxNode, args: Any, kwargs: Any) -> None:
+    """Checks of what was traced."""
 
 
 def _need_constants(fx: FxNode, *values: Any) -> None:
@@ -240,16 +275,6 @@ def _need_constants(fx: FxNode, *values: Any) -> None:
         raise InputError(
             f"capture: expected constant weights, found computed ones in module {place(fx)}"
         )
-
-
-def _permutation(name: str, args: Any, fx: FxNode) -> tuple[int, ...]:
-    rank = len(fx.meta["val"].shape)
-    if name == "aten.permute.default":
-        return tuple(axis % rank for axis in args[1])
-    first, second = (args[1] % rank, args[2] % rank) if len(args) > 1 else (0, 1)
-    perm = list(range(rank))
-    perm[first], perm[second] = perm[second], perm[first]
-    return tuple(perm)
 
 
 def _affine(weight: torch.Tensor, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -262,31 +287,9 @@ def _is_number(value: Any) -> bool:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(
-        (
-            "aten.dropout.default",
-            "aten.contiguous.default",
-            "aten.clone.default",
-            "aten.detach.default",
-            "aten.detach_.default",
-            "aten.alias.default",
-            "aten.lift_fresh_copy.default",
-        ),
-        _identity,
-    ),
-    **dict.fromkeys(
-        (
-            "aten.reshape.default",
-            "aten.view.default",
-            "aten.flatten.using_ints",
-            "aten.unflatten.int",
-            "aten.unsqueeze.default",
-            "aten.squeeze.dim",
-            "aten.squeeze.dims",
-        ),
-        _reshape,
-    ),
-    **dict.fromkeys(("aten.transpose.int", "aten.permute.default", "aten.t.default"), _transpose),
+    **VIEW_LOWERINGS,
+    "aten.to.dtype": _to_dtype,
+    "aten._assert_tensor_metadata.default": _nothing,
     "aten.linear.default": _linear,
     "aten.conv2d.default": _conv2d,
     "aten.layer_norm.default": _layer_norm,
@@ -299,12 +302,11 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.add.Tensor": _add_tensors,
     "aten.mul.Tensor": _multiply,
     "aten.div.Tensor": _divide,
-    "aten.cat.default": _concatenate,
-    "aten.expand.default": _expand,
-    "aten.select.int": _select,
-    "aten.unbind.int": _unbind,
-    "aten.slice.Tensor": _slice,
-    "aten.split.Tensor": _split,
-    "aten.split_with_sizes.default": _split,
-    "aten.chunk.default": _split,
+    "aten.linalg_vector_norm.default": _vector_norm,
+    "aten.clamp_min.default": _clamp_min,
+    "aten.expand_as.default": _expand_as,
+    **dict.fromkeys(("aten.new_zeros.default", "aten.new_ones.default"), _new),
+    "aten.mean.dim": _mean,
+    "aten.adaptive_avg_pool2d.default": _average_pool,
+    "aten.adaptive_avg_pool1d.default": _average_pool,
 }

@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from mnq.ops.attention.op import constants as attention_constants
 from mnq.ops.errors import InputError
 from mnq.ops.integer import INT8, INT16, INT32
+from mnq.ops.l2_normalize.op import constants as l2_constants
+from mnq.ops.l2_normalize.op import l2_normalize
+from mnq.ops.mean_tokens.op import constants as mean_constants
+from mnq.ops.mean_tokens.op import mean_tokens
 from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, SOFTMAX
 from mnq.ops.requantize.op import Constants
 from mnq.ops.requantize.op import constants as requantize_constants
+from mnq.ops.requantize.op import requantize as requantize_operator
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
 from mnq.toolchain.edges import Edges
@@ -30,6 +35,7 @@ from mnq.toolchain.views import VIEWS
 
 # Finer scores would change no weight by more than 1 part in 500, and leave the softmaxes' range.
 _FINEST_SCORES = 2.0**-8
+_MOST_TOKENS = 1 << 16  # of 16-bit codes
 _LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
 
 
@@ -107,6 +113,7 @@ class _Builder:
             self.tensor[output],
             self._scale(output),
             self.weight_scales,
+            {self.tensor[name]: self._scale(name) for name in self.graph.features},
         )
 
     def _arithmetic(self, node: Node) -> None:
@@ -217,6 +224,29 @@ class _Builder:
         to = {"to": self._element_type(node.name)}
         self._step(node, qmatmul.name, node.inputs, constants, to)
 
+    def _requantize(self, node: Node) -> None:
+        ratio = self._scale(node.inputs[0]) / self._scale(node.name)
+        constants = requantize_constants(ratio, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, requantize_operator.name, node.inputs, constants, to)
+
+    def _normalize(self, node: Node) -> None:
+        constants = l2_constants(self._scale(node.name), self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, l2_normalize.name, node.inputs, constants, to)
+
+    def _mean(self, node: Node) -> None:
+        tokens = self.graph.nodes[node.inputs[0]].shape[1]
+        if tokens > _MOST_TOKENS:
+            raise InputError(
+                f"export: expected a mean over at most {_MOST_TOKENS} tokens, found {tokens} in "
+                f"module {node.module or '(top)'!r}; its sum would not fit 32 bits"
+            )
+        ratio = self._scale(node.inputs[0]) / self._scale(node.name)
+        constants = mean_constants(ratio, tokens, self._bits(node.name))
+        to = {"to": self._element_type(node.name)}
+        self._step(node, mean_tokens.name, node.inputs, constants, to)
+
     def _layernorm(self, node: Node) -> None:
         method = LAYERNORM[self.choices[node.site].method]
         weight, bias = (_numpy(node.parameters[key]) for key in ("weight", "bias"))
@@ -235,11 +265,12 @@ class _Builder:
         choice = self.choices[node.site]
         q, k, v = (self._scale(name) for name in node.inputs)
         product = q * k
+        per_head = _numpy(node.parameters.get("factor", torch.ones(()))).astype(np.float64)
         score_scale = np.float32(max(self._scale(node.scores), _FINEST_SCORES))
         constants = attention_constants(
             SOFTMAX[choice.method],
             choice.attention,
-            product * node.settings["factor"],
+            product * node.settings["factor"] * per_head,
             score_scale,
             v,
             self._scale(node.name),

@@ -6,6 +6,8 @@ The path knows operators, not models. What is not in the table is refused before
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -19,9 +21,12 @@ from mnq.toolchain.graph import Graph, Node
 Operand: TypeAlias = "str | torch.Tensor"
 """What a captured tensor is: the name of a graph node, or a value that no input reaches."""
 
+EXAMPLES = 2
+"""Images in the example's batch."""
+
 
 def capture(model: torch.nn.Module, example: torch.Tensor) -> Graph:
-    """The graph of `model` in eval mode for inputs shaped like `example` (B >= 2, C, H, W).
+    """The graph of `model` in eval mode for inputs shaped like `example` (2, C, H, W).
 
     Raises InputError if torch.export cannot trace the model, or naming the operator and the
     module of the first thing that has no lowering.
@@ -75,12 +80,13 @@ class Builder:
             elif fx.op == "output":
                 values = [self.values.get(value) for value in fx.args[0]]
                 outputs = [value for value in values if isinstance(value, str)]
-        if not len(inputs) == len(outputs) == len(values) == 1:
+        if len(inputs) != 1 or not outputs or len({*outputs}) < len(values):
             raise InputError(
-                f"capture: expected a model with one image input and one output tensor, found "
-                f"{len(inputs)} and {len(outputs)}; wrap it in a module that has one of each"
+                f"capture: expected a model with one image input, and outputs that are different "
+                f"tensors made of it, found {len(inputs)} inputs, and {len({*outputs})} such "
+                f"tensors among {len(values)} outputs; wrap it in a module that has these"
             )
-        return Graph(self.nodes, inputs[0], outputs[0])
+        return Graph(self.nodes, inputs[0], outputs[-1], tuple(outputs[:-1]))
 
     def add(
         self,
@@ -133,17 +139,69 @@ class Builder:
             return fx.meta["val"] if isinstance(fx.meta["val"], int) else -1
         if target is operator.getitem:
             return args[0][args[1]]
-        tensors = [a for a in _flat(args) if isinstance(a, (str, torch.Tensor))]
-        constant = not any(isinstance(a, str) for a in tensors) and "expand" not in name
-        if constant and not grows(fx):
-            with torch.no_grad():
-                return target(*args, **kwargs)  # type: ignore[operator]
-        if not constant and name in LOWERINGS:
+        leaves = _flat((args, [*kwargs.values()]))
+        growing = any(isinstance(leaf, Growing) for leaf in leaves)
+        if not any(isinstance(leaf, str) for leaf in leaves):
+            return self._compute(fx)
+        if growing:
+            repeats = name == "aten.cat.default"  # other operators broadcast
+            args = _map(args, lambda leaf: self._of_one_image(fx, leaf, repeats))
+            kwargs = _map(kwargs, lambda leaf: self._of_one_image(fx, leaf, repeats))
+        if name in LOWERINGS:
             return LOWERINGS[name](self, fx, args, kwargs)
         raise InputError(
             f"capture: no integer lowering for {name} in module {place(fx)}; "
             "a lowering for it belongs in the table of toolchain/aten.py"
         )
+
+    def _compute(self, fx: FxNode) -> Any:
+        """The value of what no input reaches, for the example's batch where it grows with it."""
+
+        def given(node: FxNode) -> Any:
+            value, size = self.values[node], node.meta.get("val")
+            if isinstance(size, torch.SymInt):
+                hint: Any = size.node.hint
+                return int(hint)
+            return value.value if isinstance(value, Growing) else value
+
+        with torch.no_grad():
+            value = fx.target(  # type: ignore[operator]
+                *torch.fx.map_arg(fx.args, given), **torch.fx.map_arg(fx.kwargs, given)
+            )
+        return Growing(value) if grows(fx) else value
+
+    def _of_one_image(self, fx: FxNode, leaf: Any, repeats: bool) -> Any:
+        """A growing constant as that of a single image; `repeats`: as a node that repeats it.
+
+        Raises InputError if images differ in it.
+        """
+        if not isinstance(leaf, Growing):
+            return leaf
+        images = leaf.value.chunk(EXAMPLES)
+        same = all(torch.equal(image, images[0]) for image in images)
+        if not same or (repeats and images[0].shape[0] != 1):
+            raise InputError(
+                f"capture: expected constants that are the same for every image, found one that "
+                f"is not, read by {fx.target} in module {place(fx)}; expand its first axis, "
+                "before images are cut into windows"
+            )
+        value = images[0].clone(memory_format=torch.contiguous_format)  # of one that was expanded
+        return self.add(fx, "expand", (value,), shape=(-1, *value.shape[1:])) if repeats else value
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A constant that grows with the batch, like a mask per image: its value for the example."""
+
+    value: torch.Tensor
+
+
+def _map(values: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(values, dict):
+        return {key: _map(value, change) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)(_map(value, change) for value in values)
+    return change(values)
 
 
 def _flat(values: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mnq.ops.errors import InputError
 from mnq.toolchain.graph import Graph, Node
@@ -11,7 +11,8 @@ from mnq.toolchain.views import VIEWS
 RESIDUAL_BITS = 16
 INPUT_BITS = 8
 
-_NARROW = ("linear", "attention", "gelu", "matmul")  # multiply, or look up, 8-bit codes
+# What multiplies, or looks up, 8-bit codes.
+_NARROW = ("linear", "attention", "gelu", "matmul", "normalize")
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,40 @@ def assign_edges(graph: Graph) -> Edges:
     reads or writes, or a LayerNorm reads) has 16 bits, the rest the map's bits. What attention
     or GELU make has the map's bits in any case: their operators return 8-bit codes.
 
-    Raises InputError if tensors of different factors are concatenated, or if an operator on
-    8-bit codes reads the residual stream.
+    Raises InputError if tensors of different factors are concatenated.
     """
+    edges, residual = _classify(graph)
+    groups = dict.fromkeys(edge.group for edge in edges.values())
+    kinds = dict.fromkeys(groups, "activation")
+    kinds.update((group, "residual") for group in groups if group in residual)
+    kinds[graph.input] = "input"
+    if graph.nodes[graph.output].op == "linear" and not graph.features:
+        kinds[graph.output] = "logits"
+    return Edges(edges, kinds)
+
+
+def narrow(graph: Graph) -> Graph:
+    """The graph with a `requantize` node wherever 8-bit codes are needed of the residual stream.
+
+    Several readers of one tensor share it. Raises InputError as `assign_edges`.
+    """
+    edges, residual = _classify(graph)
+    nodes: dict[str, Node] = {}
+    for node in graph:
+        inputs = list(node.inputs)
+        for index, name in enumerate(_codes_read(node) if node.op in _NARROW else ()):
+            group = edges[name].group
+            if group in residual and group != graph.input:
+                made = inputs[index] = f"{name}.narrow"
+                source = graph.nodes[name]
+                if made not in nodes:
+                    nodes[made] = Node(made, "requantize", (name,), source.shape, source.module)
+        nodes[node.name] = replace(node, inputs=tuple(inputs))
+    return replace(graph, nodes=nodes)
+
+
+def _classify(graph: Graph) -> tuple[dict[str, Edge], set[str]]:
+    """The edge of every tensor, and the groups of the residual stream."""
     edges: dict[str, Edge] = {}
     residual: set[str] = set()
     normalized: set[str] = set()  # read by a LayerNorm, which takes codes of any width
@@ -91,28 +123,9 @@ def assign_edges(graph: Graph) -> Edges:
     narrow = {edges[n].group for node in graph if node.op in _NARROW for n in _codes_read(node)}
     made = {edges[node.name].group for node in graph if node.op in ("attention", "gelu")}
     residual = (residual | (normalized - narrow)) - made
-    _check_readers(graph, edges, residual)
-    groups = dict.fromkeys(edge.group for edge in edges.values())
-    kinds = dict.fromkeys(groups, "activation")
-    kinds.update((group, "residual") for group in groups if group in residual)
-    kinds[graph.input] = "input"
-    if graph.nodes[graph.output].op == "linear":
-        kinds[graph.output] = "logits"
-    return Edges(edges, kinds)
+    return edges, residual
 
 
 def _codes_read(node: Node) -> tuple[str, ...]:
     """The inputs of an operator of `_NARROW` that must be 8-bit codes."""
     return node.inputs[:1] if node.op == "linear" else node.inputs
-
-
-def _check_readers(graph: Graph, edges: dict[str, Edge], residual: set[str]) -> None:
-    for node in graph:
-        for name in _codes_read(node) if node.op in _NARROW else ():
-            group = edges[name].group
-            if group in residual and group != graph.input:
-                raise InputError(
-                    f"edges: expected a LayerNorm between the 16-bit residual stream and the "
-                    f"{node.op} of module {node.module or '(top)'!r}, found that it reads "
-                    f"{name!r}; there is no narrowing operator yet"
-                )

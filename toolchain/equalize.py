@@ -3,8 +3,8 @@
 A few channels of a vision transformer's LayerNorm outputs are many times larger than the rest
 and cost the others their bits. Dividing a LayerNorm's weight and bias by 2^k per channel and
 multiplying the same input column of the linear layers that read it changes nothing in float;
-the linear weights have a scale per output channel and hardly suffer. On DeiT-T at 8 bits it
-lifts the SQNR of the quantized LayerNorm outputs by more than 9 dB (docs/results.md).
+the linear weights have a scale per output channel and hardly suffer. At 8 bits it lifts the SQNR
+of the quantized LayerNorm outputs by more than 9 dB (docs/results.md).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def equalize(graph: Graph, exponents: Exponents) -> Graph:
             linear = nodes[reader]
             weight = linear.parameters["weight"] * factors
             nodes[reader] = replace(linear, parameters={**linear.parameters, "weight": weight})
-    return Graph(nodes, graph.input, graph.output)
+    return replace(graph, nodes=nodes)
 
 
 def _readers(graph: Graph, node: Node) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from mnq.ops.l2_normalize.op import reference as normalize
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.views import VIEWS
 
@@ -29,7 +30,7 @@ def evaluate(graph: Graph, images: torch.Tensor, observe: Observe | None = None)
         if observe is not None:
             observe(node.name, value)
         for name in set(node.inputs):
-            if last_reader[name] == node.name and name != graph.output:
+            if last_reader[name] == node.name and name not in graph.outputs:
                 del values[name]
     return values[graph.output]
 
@@ -64,6 +65,12 @@ def compute(
         return inputs[0] @ inputs[1]
     if node.op == "add":
         return inputs[0] + inputs[1]
+    if node.op == "normalize":
+        return normalize(inputs[0])
+    if node.op == "mean":
+        return inputs[0].mean(1)
+    if node.op == "requantize":  # to fewer bits: the same values
+        return inputs[0]
     if node.op == "attention":
         q, k, v = inputs
         scores = attention_scores(node, q, k)
@@ -78,5 +85,7 @@ def attention_scores(node: Node, q: torch.Tensor, k: torch.Tensor) -> torch.Tens
     scores = q @ k.transpose(-1, -2)
     if "bias" in node.parameters:
         scores = scores + node.parameters["bias"]
+    if "factor" in node.parameters:  # one per head
+        scores = scores * node.parameters["factor"]
     result: torch.Tensor = scores * node.settings["factor"]
     return result

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from mnq.models.zoo import LoadedModel
 from mnq.ops.errors import InputError
-from mnq.runtime import certificate
+from mnq.runtime import certificate, contents, overflow
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
 from mnq.toolchain.build import build
@@ -28,6 +28,7 @@ from mnq.toolchain.graph import Graph
 from mnq.toolchain.image import ImageInput, image_input
 from mnq.toolchain.lower import lower
 from mnq.toolchain.map import Map
+from mnq.toolchain.overflow import prove
 from mnq.toolchain.prepare import prepare
 from mnq.toolchain.program import Program
 from mnq.toolchain.qat import with_weights
@@ -89,7 +90,10 @@ def export(
     mapping: Map,
     settings: Settings | None = None,
 ) -> ModelProto:
-    """The certified ONNX model: integer program, preprocessing, provenance and certificate."""
+    """The certified ONNX model: integer program, preprocessing, provenance and certificate.
+
+    Raises CheckFailed if an integer of the program may overflow.
+    """
     settings = settings or Settings()
     graph = equalize(graph, statistics.equalization)
     edges = assign_edges(graph)
@@ -141,14 +145,16 @@ def _certified(
         "mnq.input": settings.input_kind,
         "mnq.preprocess": loaded.preprocess.to_json(),
         "mnq.classes": _json(loaded.classes),
-        "mnq.output": _json({"scale": program.output_scale}),
+        "mnq.output": _json({"scales": [*program.outputs.values()]}),
         "mnq.tensors": _json(_tensors(program)),
         "mnq.map": _json(mapping.to_json()),
         "mnq.quantization": _json(quantization),
-        "mnq.certificate": _json(_certificate(program)),
+        "mnq.overflow": _json(overflow.to_json(prove(program))),
         "mnq.versions": _json({name: _version(name) for name in _VERSIONS}),
     }
-    return lower(program, entries)
+    model = lower(program, entries)
+    certificate.attach(model, _certificate(program, contents.digests(model)))
+    return model
 
 
 def _restored(
@@ -225,9 +231,9 @@ def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = 
     return quantize(loaded, graph, found, mapping, settings)
 
 
-def _certificate(program: Program) -> dict[str, Any]:
+def _certificate(program: Program, file: dict[str, Any]) -> dict[str, Any]:
     source = certificate.images(program.image.kind, program.image.shape)
-    return certificate.make(source, reference(program)(source), certificate.SEED)
+    return certificate.make(source, reference(program)(source), certificate.SEED, file)
 
 
 def _tensors(program: Program) -> dict[str, Any]:

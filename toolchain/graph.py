@@ -1,9 +1,9 @@
 """The graph between a captured float model and its integer program.
 
 Every node makes one tensor, named after the torch module that made it. Arithmetic nodes
-(`linear`, `attention`, `layernorm`, `gelu`, `softmax`, `matmul`, `add`) become operators of
-`mnq.ops`; view nodes move codes and keep their scale; `scale` multiplies values by a number,
-which changes the scale and no code.
+(`linear`, `attention`, `layernorm`, `gelu`, `softmax`, `matmul`, `add`, `normalize`, `mean`,
+`requantize`) become operators of `mnq.ops`; view nodes move codes and keep their scale; `scale`
+multiplies values by a number, which changes the scale and no code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-VIEWS = ("reshape", "transpose", "select", "slice", "concat", "expand")
+VIEWS = ("reshape", "transpose", "select", "slice", "gather", "pad", "concat", "expand")
 SITE_KINDS = {
     "attention": "softmax",
     "softmax": "softmax",
@@ -53,11 +53,20 @@ class Node:
 
 @dataclass
 class Graph:
-    """Nodes in execution order; `input` is (B, C, H, W), `output` the last tensor."""
+    """Nodes in execution order; `input` is (B, C, H, W), `output` the last tensor.
+
+    features: other tensors that the model returns, before `output`.
+    """
 
     nodes: dict[str, Node]
     input: str
     output: str
+    features: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors that the model returns, in its order."""
+        return (*self.features, self.output)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -68,7 +77,7 @@ class Graph:
             name: replace(node, parameters={k: v.to(device) for k, v in node.parameters.items()})
             for name, node in self.nodes.items()
         }
-        return Graph(moved, self.input, self.output)
+        return replace(self, nodes=moved)
 
     def consumers(self, name: str) -> list[Node]:
         """Nodes that read tensor `name`."""

@@ -117,7 +117,7 @@ def _channels(graph: Graph, reads: str, shape: tuple[int, int, int]) -> NDArray[
         node = graph.nodes[name]
         if node.op == "input":
             return channels
-        if node.op not in VIEWS:
+        if node.op not in VIEWS or node.op == "pad":  # code 0 is a pixel of 128, not the value 0
             raise InputError(
                 f"input: expected a linear layer or patch embedding on the raw image, found "
                 f"{node.op} in module {node.module or '(top)'!r} before it; "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
-from mnq.ops.integer import INT8, INT32
+from mnq.ops.integer import INT8, INT16, INT32
 from mnq.ops.patches.op import patches
 from mnq.ops.registry import OPERATORS, with_calls
 from mnq.toolchain.program import Program, Step
@@ -20,6 +20,8 @@ from mnq.toolchain.views import VIEWS
 PRODUCER = "mnq"
 INPUT = "image"
 OUTPUT = "logits"
+FEATURES = "features"
+"""Outputs are `features_0`, `features_1`, ... where there are several."""
 
 
 def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
@@ -82,6 +84,7 @@ class _Writer:
     def __init__(self, graph: gs.Graph, program: Program) -> None:
         self.graph = graph
         self.program = program
+        self.named = {program.image.name, *program.constants, *(s.output for s in program.steps)}
         self.tensors: dict[str, Any] = {
             name: gs.Constant(name, np.ascontiguousarray(value))
             for name, value in program.constants.items()
@@ -99,15 +102,30 @@ class _Writer:
                 self._node(operator.name, [*inputs, *constants], step.output, attributes, DOMAIN)
             elif step.operator == "expand":
                 self._expand(step, inputs[0])
+            elif step.operator == "pad" and self._element_type(step.output) == INT16:
+                self._pad(step, inputs[0])
             else:
                 kind, values, attributes = VIEWS[step.operator].emit(step.settings)
                 constants = [self._constant(step.output, n, v) for n, v in values.items()]
                 self._node(kind, [*inputs, *constants], step.output, attributes)
-        last = self.program.steps[-1]
-        output = self._node("Identity", [self.tensors[self.program.output]], OUTPUT)
-        output.dtype = helper.tensor_dtype_to_np_dtype(self._element_type(last.output))
-        output.shape = ["batch", *last.shape[1:]]
-        self.graph.outputs = [output]
+        self._outputs()
+
+    def _outputs(self) -> None:
+        """Graph outputs are copies: verification reads the tensors themselves."""
+        shapes = {step.output: step.shape for step in self.program.steps}
+        names = [*self.program.outputs]
+        for index, name in enumerate(names):
+            given = OUTPUT if len(names) == 1 else f"{FEATURES}_{index}"
+            output = self._node("Identity", [self.tensors[name]], self._free(given))
+            output.dtype = helper.tensor_dtype_to_np_dtype(self._element_type(name))
+            output.shape = ["batch", *shapes[name][1:]]
+            self.graph.outputs.append(output)
+
+    def _free(self, name: str) -> str:
+        """A name for an input or output of the graph: another one if a tensor has it."""
+        while name in self.named:
+            name += "_"
+        return name
 
     def _node(
         self,
@@ -130,13 +148,17 @@ class _Writer:
         steps = {step.output: step for step in self.program.steps}
         while name in steps and steps[name].operator in VIEWS:
             name = steps[name].inputs[0]
+        if name in self.program.constants:
+            return int(helper.np_dtype_to_tensor_dtype(self.program.constants[name].dtype))
         return int(steps[name].settings.get("to", INT8)) if name in steps else INT8
 
     def _input(self) -> None:
         """The graph input and its int8 codes: p - 128, or one QuantizeLinear; then patches."""
         source = self.program.image
         floats = source.kind == "float"
-        image = gs.Variable(INPUT, np.float32 if floats else np.uint8, ["batch", *source.shape])
+        image = gs.Variable(
+            self._free(INPUT), np.float32 if floats else np.uint8, ["batch", *source.shape]
+        )
         self.graph.inputs = [image]
         if floats:
             scale = self._constant(source.name, "scale", np.float32(source.scale))
@@ -152,6 +174,14 @@ class _Writer:
             offset = self._constant(source.name, "offset", np.int32(source.offset))
             centred = self._node("Sub", [wide, offset], f"{source.name}.centred")
             self._node("Cast", [centred], source.name, {"to": INT8})
+
+    def _pad(self, step: Step, value: Any) -> None:
+        """By way of int32: onnxruntime has no Pad of int16."""
+        kind, values, attributes = VIEWS["pad"].emit(step.settings)
+        constants = [self._constant(step.output, name, v) for name, v in values.items()]
+        wide = self._node("Cast", [value], f"{step.output}.wide", {"to": INT32})
+        padded = self._node(kind, [wide, *constants], f"{step.output}.padded", attributes)
+        self._node("Cast", [padded], step.output, {"to": INT16})
 
     def _expand(self, step: Step, value: Any) -> None:
         """Repeat a constant for every image: the batch is the first size of the input."""

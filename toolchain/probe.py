@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mnq.ops.attention.op import PROBABILITY_BITS, scores, unpack
-from mnq.ops.integer import INT16, i64, row_max
+from mnq.ops.attention.op import PROBABILITY_BITS, scores, unpack, unpack_windows
+from mnq.ops.integer import INT16, gather, i64, row_max
 from mnq.ops.registry import GELU, LAYERNORM, SOFTMAX
 from mnq.toolchain.map import Choice
 from mnq.toolchain.program import Codes, Step
@@ -38,9 +38,13 @@ class Probe:
     def read(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Codes that the function reads, int64, from the step's input tensors."""
         if self.kind == "softmax":
-            q, k, _ = unpack(*inputs) if len(inputs) == 1 else inputs
-            names = ("bias", "m_s", "e_s", "lo_s", "hi_s")
-            return i64(scores(q, k, *(self._constant(name) for name in names)))
+            bias, *rest = (self._constant(n) for n in ("bias", "m_s", "e_s", "lo_s", "hi_s"))
+            if "order" in self.step.constants:
+                q, k, _ = unpack_windows(inputs[0], self._constant("order"))
+                bias = gather(bias, self._constant("kind"))
+            else:
+                q, k, _ = unpack(*inputs) if len(inputs) == 1 else inputs
+            return i64(scores(q, k, bias, *rest, rank=q.ndim))
         return i64(inputs[0])
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,7 @@ class Program:
     """Steps in execution order; `constants` are code tensors that steps read by name.
 
     weight_scales: of a linear layer's codes by its output, float32 per output channel.
+    features: scales of other tensors that the model returns, before `output`, by their names.
     """
 
     image: ImageInput
@@ -89,6 +90,12 @@ class Program:
     output: str
     output_scale: float
     weight_scales: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    features: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> dict[str, float]:
+        """Scales of all tensors that the model returns, by their names, in its order."""
+        return {**self.features, self.output: self.output_scale}
 
     def run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Every tensor of the program for images (B, C, H, W), uint8 or float by `image.kind`.
@@ -133,7 +140,7 @@ class Program:
             value = values[step.output] = step.run(inputs, batch, kernels)
             yield step, inputs, value
             for name in set(step.inputs):
-                if self._last_reader[name] == index and name != self.output:
+                if self._last_reader[name] == index and name not in self.outputs:
                     del values[name]
 
     @cached_property

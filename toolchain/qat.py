@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mnq.ops.errors import InputError
 from mnq.ops.requantize.op import code_range
 from mnq.ops.ste import straight_through
 from mnq.toolchain.build import assemble, build
@@ -44,7 +45,16 @@ def with_weights(graph: Graph, weights: dict[str, torch.Tensor]) -> Graph:
         )
         for node in graph
     }
-    return Graph(nodes, graph.input, graph.output)
+    return replace(graph, nodes=nodes)
+
+
+def expect_logits(graph: Graph) -> None:
+    """Raise InputError if a graph returns several tensors, and so no logits to train by."""
+    if graph.features:
+        raise InputError(
+            "qat: expected a model that returns logits, found one that returns several tensors; "
+            "train the classifier that they are part of"
+        )
 
 
 class QuantizedModel(torch.nn.Module):
@@ -55,7 +65,7 @@ class QuantizedModel(torch.nn.Module):
     precision: of the matrix products of the backward pass; the forward pass is integers.
     kernels: compute with the native kernels, on the CPU; else with torch, on any device.
 
-    Raises InputError if the map does not fit the graph.
+    Raises InputError if the map does not fit the graph, or the graph returns no logits alone.
     """
 
     def __init__(
@@ -69,6 +79,7 @@ class QuantizedModel(torch.nn.Module):
         kernels: bool = False,
     ) -> None:
         super().__init__()
+        expect_logits(graph)
         self.mapping, self.ranges, self.image, self.form = mapping, ranges, image, form
         self.precision, self.kernels = precision, kernels
         self.edges = assign_edges(graph)

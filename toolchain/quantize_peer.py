@@ -38,7 +38,10 @@ def qdq(source: Path, target: Path, images: Images) -> None:
 
     with tempfile.TemporaryDirectory(prefix="mnq-") as folder:
         prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared))
+        try:
+            quant_pre_process(str(source), str(prepared))
+        except Exception:  # it raises that, where it cannot follow shapes that grow with the batch
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
             str(target),

@@ -50,6 +50,10 @@ def observe_sites(graph: Graph, images: torch.Tensor) -> FloatSites:
     written: dict[str, torch.Tensor] = {}
 
     def observe(name: str, value: torch.Tensor) -> None:
+        if name not in readers and name not in writers:
+            return
+        if len(value) != len(images):  # of windows: those of an image together
+            value = value.reshape(len(images), -1, *value.shape[2:])
         for node in readers.get(name, ()):
             read[node.site] = value
             if node.op == "attention":

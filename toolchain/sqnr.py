@@ -25,7 +25,7 @@ class Powers:
     noise: list[float] = field(default_factory=list)
 
     def update(self, x: torch.Tensor, q: torch.Tensor) -> None:
-        """Add the images of a batch: float x and dequantized q, both (B, ...).
+        """Add the images of a batch: float x (B, ...) and dequantized q, as many in that order.
 
         Raises InputError if x is not finite.
         """
@@ -36,7 +36,7 @@ class Powers:
                 "the weights and the images"
             )
         self.signal += exact.square().mean(dim=1).tolist()
-        self.noise += (exact - q.double().flatten(1)).square().mean(dim=1).tolist()
+        self.noise += (exact - q.double().reshape(exact.shape)).square().mean(dim=1).tolist()
 
     def ratios(self) -> list[float]:
         """Signal over noise per image, at most CEILING; 0 / 0 is CEILING, too."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 Attributes = dict[str, Any]
 Emit = tuple[str, dict[str, NDArray[np.int64]], dict[str, Any]]
@@ -34,6 +35,12 @@ def _slice(x: torch.Tensor, s: Attributes) -> torch.Tensor:
     index = [slice(None)] * x.ndim
     index[s["axis"]] = slice(s["start"], s["stop"], s["step"])
     return x[tuple(index)]
+
+
+def _torch_pads(s: Attributes) -> list[int]:
+    """From the last axis to the first, before and after."""
+    pairs = zip(reversed(s["before"]), reversed(s["after"]), strict=True)
+    return [size for pair in pairs for size in pair]
 
 
 VIEWS: dict[str, View] = {
@@ -61,6 +68,17 @@ VIEWS: dict[str, View] = {
             },
             {},
         ),
+    ),
+    "gather": View(
+        lambda xs, batch, s: xs[0].index_select(
+            s["axis"], torch.tensor(s["order"], device=xs[0].device)
+        ),
+        lambda s: ("Gather", {"order": _vector(*s["order"])}, {"axis": s["axis"]}),
+    ),
+    # Code 0 is the value 0, and onnx pads with 0 if nothing else is said.
+    "pad": View(
+        lambda xs, batch, s: functional.pad(xs[0], _torch_pads(s)),
+        lambda s: ("Pad", {"pads": _vector(*s["before"], *s["after"])}, {}),
     ),
     "concat": View(
         lambda xs, batch, s: torch.cat(xs, s["axis"]),

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mnq.ops.errors import InputError
+from mnq.ops.facts import by_bits, known
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -41,9 +42,17 @@ def raw(q: Integers, mant: Integers, p: Integers, bq: Integers) -> Integers:
     x, mant, p, bq = i64(q), i64(mant), i64(p), i64(bq)
     channels = last_length(x)
     s1 = total(x)
-    d = total(x * x) * channels - s1 * s1
-    t = quotient(62 - bit_length(d), 2)
-    root = maximum(isqrt(d * power_of_two(t * 2)), 1)
+    d = known(total(x * x) * channels - s1 * s1, lo=0, because="Cauchy and Schwarz")
+    spread = by_bits(
+        known(
+            d,
+            lo=lambda: max(last_length(x) - 1, 1),
+            because="d is the sum of (x - x')^2 over all pairs, and C - 1 pairs or more differ",
+            where=lambda: d > 0,
+        )
+    )
+    t = quotient(62 - bit_length(spread), 2)
+    root = maximum(isqrt(spread * power_of_two(t * 2)), 1)
     a = quotient(maximum(mant, -mant) * 2**31, root)  # |A| = a * 2^(t - p - 31)
     unit = t - p - 31
     n = clamp(8 - bit_length(a) - unit, 0, 31)

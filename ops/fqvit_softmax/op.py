@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mnq.ops.errors import InputError
+from mnq.ops.facts import known
 from mnq.ops.ibert_softmax.op import N, i_exp, polynomial_constants
 from mnq.ops.integer import (
     INT8,
@@ -13,10 +14,12 @@ from mnq.ops.integer import (
     bit_length,
     cast,
     i64,
+    last_length,
     maximum,
     minimum,
     power_of_two,
     quotient,
+    quotient_remainder,
     row_max,
     where,
     wide_total,
@@ -40,13 +43,13 @@ def negative_log2(d: Integers, x0: Integers, b: Integers, c: Integers) -> Intege
     exp = z * power_of_two(N - k)
     divisor = maximum(exp, 1)
     row = wide_total(exp)
-    whole = quotient(row, divisor)
-    rest = row - whole * divisor
+    whole, rest = quotient_remainder(row, divisor)
     beyond = divisor - rest  # compares rest with divisor / 2 without doubling it
     ratio = whole + where(rest > beyond, 1, where(rest < beyond, 0, whole % 2))
     last = bit_length(ratio) - 1
     below = quotient(ratio, power_of_two(maximum(last - 1, 0))) % 2
-    log = where(last > 0, last + below, 0)
+    more = last > 0
+    log = where(more, known(last + below, lo=1, because="last > 0", where=lambda: more), 0)
     return where(exp > 0, log, _NEVER)
 
 
@@ -77,8 +80,12 @@ def weigh(d: Integers, x0: Integers, b: Integers, c: Integers) -> tuple[Integers
     FQ-ViT does not renormalize its probabilities, so the divisor is not the weights' sum.
     """
     log = negative_log2(d, x0, b, c)
-    least = -row_max(-log)
-    behind = log - least
+    least = known(
+        -row_max(-log),
+        hi=lambda: where(i64(c) > 0, last_length(log).bit_length(), _NEVER),
+        because="the largest of n exponentials is at least an n-th of their sum",
+    )
+    behind = known(log - least, lo=0, because="least is the row's least log")
     w = where(behind < 8, power_of_two(maximum(7 - behind, 0)), 0)
     return w, power_of_two(least + 7)
 
@@ -103,4 +110,5 @@ method = SoftmaxMethod(
     weigh=weigh,
     weight_constants=constants,
     reference=softmax_reference,
+    largest_sum=lambda p, *constants: 3 * 2**14,
 )

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnq.ops.errors import InputError
+from mnq.ops.facts import known
 from mnq.ops.integer import ElementType, Integers, i64, maximum, minimum, shift_right, where
 from mnq.ops.method import GeluMethod, gelu_reference
 from mnq.ops.operator import Operator
@@ -18,7 +19,8 @@ _KEPT_BITS = 12  # of the polynomial after its shift by n (spec 3.3)
 def raw(q: Integers, b: Integers, c: Integers, n: Integers, one: Integers) -> Integers:
     """q * (erf + 1) before requantization, scale S * Sg / 2 < 0 (see `raw_constants`)."""
     q, b = i64(q), i64(b)
-    inside = minimum(maximum(q, -q), -b) + b
+    size = known(maximum(q, -q), lo=0, because="q or -q is not negative")
+    inside = minimum(size, -b) + b
     y = inside * inside + i64(c)
     y = where(q < 0, -y, where(q > 0, y, 0))  # sign before the floor (spec 3.3)
     return q * (shift_right(y, i64(n)) + i64(one))

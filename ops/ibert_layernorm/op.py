@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mnq.ops.facts import known
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -29,7 +30,13 @@ def raw(q: Integers, bq: Integers, shift: Integers) -> Integers:
     shift = i64(shift)
     shifted = shift_right(y, shift)
     root = maximum(isqrt(total(shifted * shifted)) * power_of_two(shift), 1)
-    return shift_right(y * quotient(2**31, root), 1) + i64(bq)
+    t = known(
+        y * quotient(2**31, root),
+        lo=lambda: power_of_two(shift) * -(2**31),
+        hi=lambda: power_of_two(shift) * 2**31,
+        because="V is at least (y >> shift)^2, so that |y| is at most root 2^shift",
+    )
+    return shift_right(t, 1) + i64(bq)
 
 
 def compute(

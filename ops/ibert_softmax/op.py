@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mnq.ops.errors import InputError
+from mnq.ops.facts import row_total
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -17,10 +18,10 @@ from mnq.ops.integer import (
     quotient,
     row_max,
     shift_right,
-    total,
 )
 from mnq.ops.method import (
     SoftmaxMethod,
+    offset_largest_sum,
     offset_probability,
     offset_probability_scale,
     softmax_reference,
@@ -76,10 +77,15 @@ def compute(
 ) -> Integers:
     """Codes of softmax over the last axis: ((code * (2^32 // sum)) >> shift) - zp."""
     d = i64(q)
-    z, k = i_exp(d - row_max(d), i64(x0), i64(b), i64(c))
-    # Beyond 62 every code is 0 already: z * m < 2^61.
-    code = minimum(rescale(z, i64(m_p), minimum(k + i64(e_p), 62)), 32767)
-    out = shift_right(code * quotient(2**32, total(code)), i64(shift))
+
+    def codes(d: Integers) -> Integers:
+        z, k = i_exp(d, i64(x0), i64(b), i64(c))
+        # Beyond 62 every code is 0 already: z * m < 2^61.
+        return minimum(rescale(z, i64(m_p), minimum(k + i64(e_p), 62)), 32767)
+
+    code = codes(d - row_max(d))
+    row = row_total(code, lambda: codes(d * 0))
+    out = shift_right(code * quotient(2**32, row), i64(shift))
     return cast(out - i64(zp), to)
 
 
@@ -103,9 +109,13 @@ def weigh(
     d: Integers, x0: Integers, b: Integers, c: Integers, m_w: Integers, e_w: Integers
 ) -> tuple[Integers, Integers]:
     """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
-    z, k = i_exp(d, i64(x0), i64(b), i64(c))
-    w = rescale(z, i64(m_w), minimum(k + i64(e_w), 62))
-    return w, total(w)
+
+    def weights(d: Integers) -> Integers:
+        z, k = i_exp(d, i64(x0), i64(b), i64(c))
+        return rescale(z, i64(m_w), minimum(k + i64(e_w), 62))
+
+    w = weights(d)
+    return w, row_total(w, lambda: weights(d * 0))
 
 
 def weight_constants(scale: ArrayLike) -> Constants:
@@ -125,4 +135,5 @@ method = SoftmaxMethod(
     weigh=weigh,
     weight_constants=weight_constants,
     reference=softmax_reference,
+    largest_sum=offset_largest_sum,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mnq.ops.facts import by_bits
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -33,7 +34,7 @@ def raw(q: Integers, x0: Integers, numerator: Integers) -> Integers:
     """q * sigmoid before requantization, scale S * 2^-7. The row maximum enters: a row operator."""
     q, x0 = i64(q), i64(x0)
     top = row_max(q)
-    e = shift_exp(q - top, x0, N)
+    e = by_bits(shift_exp(q - top, x0, N))
     both = minimum(e + shift_exp(-top, x0, N), 2**31 - 1)
     sigmoid = shift_right(e * quotient(i64(numerator), both), 32 - SIGMOID_BITS)
     return q * sigmoid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mnq.ops.facts import known
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -39,7 +40,13 @@ def raw(q: Integers, bq: Integers) -> Integers:
     root: Integers = FIRST_ROOT
     for _ in range(NEWTON_STEPS):
         root = quotient(root + quotient(variance, root), 2)
-    return shift_right(y * quotient(2**31 - 1, root), 1) + i64(bq)
+    t = known(
+        y * quotient(2**31 - 1, root),
+        lo=-(2**31),
+        hi=2**31,
+        because="no Newton step leads below floor(sqrt(V)), and V is at least y^2",
+    )
+    return shift_right(t, 1) + i64(bq)
 
 
 def compute(

@@ -6,19 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mnq.ops.errors import InputError
+from mnq.ops.facts import known, row_total
 from mnq.ops.integer import (
     ElementType,
     Integers,
     cast,
     floor_divmod,
     i64,
+    last_length,
     maximum,
     minimum,
     power_of_two,
     quotient,
     row_max,
     shift_right,
-    total,
     where,
 )
 from mnq.ops.method import SoftmaxMethod, softmax_reference
@@ -51,7 +52,12 @@ def shift_exp(q: Integers, x0: Integers, n: int) -> Integers:
 
     A positive q (only in ShiftGELU) may exceed |x0| 2^n; far above 2^31 its growth stops.
     """
-    p = q + shift_right(q, 1) - shift_right(q, 4)
+    p = known(
+        q + shift_right(q, 1) - shift_right(q, 4),
+        lo=lambda: minimum(q, q + shift_right(q, 1)),
+        hi=lambda: maximum(q, q + shift_right(q, 1)),
+        because="q >> 4 has the sign of q >> 1 and is not larger",
+    )
     p = maximum(p, x0 * n)
     k, r = floor_divmod(p, x0)
     line = r - x0 * 2
@@ -63,7 +69,8 @@ def compute(q: Integers, x0: Integers, shift: Integers, *, to: ElementType) -> I
     """Codes of softmax over the last axis: (e * ((2^31-1) // sum e)) >> shift, scale 2^-(B-1)."""
     d = i64(q)
     e = shift_exp(d - row_max(d), i64(x0), N)
-    factor = quotient(2**31 - 1, minimum(total(e), 2**31 - 1))
+    row = row_total(e, lambda: shift_exp(d * 0, i64(x0), N))
+    factor = quotient(2**31 - 1, minimum(row, 2**31 - 1))
     return cast(shift_right(e * factor, i64(shift)), to)
 
 
@@ -74,8 +81,12 @@ def constants(scale: ArrayLike, bits: int) -> Constants:
 
 def weigh(d: Integers, x0: Integers, m_w: Integers, e_w: Integers) -> tuple[Integers, Integers]:
     """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
-    w = rescale(shift_exp(d, i64(x0), N), i64(m_w), i64(e_w))
-    return w, total(w)
+
+    def weights(d: Integers) -> Integers:
+        return rescale(shift_exp(d, i64(x0), N), i64(m_w), i64(e_w))
+
+    w = weights(d)
+    return w, row_total(w, lambda: weights(d * 0))
 
 
 def weight_constants(scale: ArrayLike) -> Constants:
@@ -88,6 +99,11 @@ def weight_constants(scale: ArrayLike) -> Constants:
 def probability(code: Integers) -> Integers:
     """The unsigned probability code of an int64 output code."""
     return code
+
+
+def largest_sum(p: Integers, x0: Integers, shift: Integers) -> Integers:
+    """What a row of codes sums to at most: more than 1 where the sum of e passes 2^31."""
+    return shift_right(maximum(i64(x0) * -(2**N * last_length(p)), 2**31 - 1), i64(shift))
 
 
 def probability_scale(bits: int) -> float:
@@ -105,4 +121,5 @@ method = SoftmaxMethod(
     weigh=weigh,
     weight_constants=weight_constants,
     reference=softmax_reference,
+    largest_sum=largest_sum,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mnq.ops.facts import row_total
 from mnq.ops.integer import (
     ElementType,
     Integers,
@@ -14,10 +15,10 @@ from mnq.ops.integer import (
     quotient,
     row_max,
     shift_right,
-    total,
 )
 from mnq.ops.method import (
     SoftmaxMethod,
+    offset_largest_sum,
     offset_probability,
     offset_probability_scale,
     softmax_reference,
@@ -47,7 +48,8 @@ def compute(
     """Codes of softmax over the last axis: ((w * (2^32 // sum w)) >> shift) - zp."""
     d = i64(q)
     w = i64(gather(table, row_max(d) - d + i64(base)))
-    out = shift_right(w * quotient(2**32, total(w)), i64(shift))
+    row = row_total(w, lambda: i64(gather(table, i64(base))))
+    out = shift_right(w * quotient(2**32, row), i64(shift))
     return cast(out - i64(zp), to)
 
 
@@ -66,7 +68,7 @@ def constants(scale: ArrayLike, bits: int) -> Constants:
 def weigh(d: Integers, table: Integers, base: Integers) -> tuple[Integers, Integers]:
     """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
     w = i64(gather(table, i64(base) - d))
-    return w, total(w)
+    return w, row_total(w, lambda: i64(gather(table, i64(base))))
 
 
 def weight_constants(scale: ArrayLike) -> Constants:
@@ -84,4 +86,5 @@ method = SoftmaxMethod(
     weigh=weigh,
     weight_constants=weight_constants,
     reference=softmax_reference,
+    largest_sum=offset_largest_sum,
 )

@@ -17,11 +17,18 @@ inline Shape product(const std::vector<Shape>& inputs) {
   return shape;
 }
 
-// qkv (B, N, 3, H, d) to (B, N, H, d).
+// qkv (B, N, 3, H, d) to (B, N, H, d), in windows too.
 inline Shape packed_attention(const std::vector<Shape>& inputs) {
   const Shape& qkv = inputs[0];
   if (qkv.size() != 5) return {};
   return {qkv[0], qkv[1], qkv[3], qkv[4]};
+}
+
+// q (B, T, C) to (B, C).
+inline Shape mean_tokens(const std::vector<Shape>& inputs) {
+  const Shape& q = inputs[0];
+  if (q.size() != 3) return {};
+  return {q[0], q[2]};
 }
 
 // x (B, C, H, W) to (B, rows, columns, length): all but B are values of `flat`.

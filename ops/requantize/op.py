@@ -12,8 +12,7 @@ from mnq.ops.integer import (
     cast,
     clamp,
     i64,
-    power_of_two,
-    shift_right,
+    round_shift,
 )
 from mnq.ops.operator import Operator
 
@@ -64,7 +63,7 @@ def constants(ratio: ArrayLike, bits: int) -> Constants:
 
 def rescale(z: Integers, m: Integers, e: Integers) -> Integers:
     """round_half_up(z * m / 2^e) for int64 operands with |z * m| < 2^62 + 2^61, 1 <= e <= 62."""
-    return shift_right(z * m + power_of_two(e - 1), e)
+    return round_shift(z * m, e)
 
 
 def saturate(y: Integers, lo: Integers, hi: Integers, to: ElementType) -> Integers:

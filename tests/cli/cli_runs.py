@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 
@@ -77,3 +79,32 @@ def payload(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     decoded: dict[str, Any] = json.loads(result.stdout)
     return decoded
+
+
+def faulty_library(folder: Path) -> Path:
+    """The native library with a wrong kernel, of `cli_fault.cc` and the objects of `make native`.
+
+    Skips the test where those are not there.
+    """
+    root = Path(__file__).parents[2]
+    build = root / "build" / "native"
+    objects = sorted(build.glob("CMakeFiles/mnq_*.dir/**/*.o"))
+    compiler = shutil.which("g++")
+    if not objects or compiler is None or sys.platform != "linux":
+        pytest.skip(f"missing objects: {build}, from make native, and g++ on Linux")
+    library = folder / "libmnq_fault.so"
+    command = [
+        compiler,
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        f"-I{root}",
+    ]
+    command += [str(Path(__file__).with_name("cli_fault.cc")), *map(str, objects)]
+    command += ["-Wl,--wrap=_ZN3mnq11definitionsEv", "-pthread", "-o", str(library)]
+    command += [f"-Wl,--version-script={root / 'ops/native/exports.map'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return library

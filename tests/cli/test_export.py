@@ -1,8 +1,12 @@
 import json
 import os
+import re
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from cli_runs import Digits, mnq, payload, refused, start
@@ -10,7 +14,9 @@ from cli_runs import Digits, mnq, payload, refused, start
 from mnq.ops.registry import UNIFORM
 from mnq.runtime import verify
 from mnq.runtime.modelfile import ModelFile, metadata
+from mnq.toolchain import export as exports
 from mnq.toolchain import map as maps
+from mnq.toolchain.program import Program
 
 pytestmark = pytest.mark.onnxruntime
 
@@ -25,6 +31,9 @@ def test_result_names_file_size_calibration_and_tensors(digits: Digits, tmp_path
     assert found["bits"] == {"activations": 8, "weights": 8}
     assert found["skipped_images"] == found["differing_tensors"] == 0
     assert found["verified_tensors"] == 50  # 49, and the logits once more as deployed
+    limits = {kind: place["bits"] for kind, place in found["overflow"].items()}
+    assert limits == {"int64": 64, "sum": 54, "int32": 32}
+    assert all(place["spare"] >= 1 for place in found["overflow"].values())
     calibration = found["calibration"]
     assert (calibration["source"], calibration["images"]) == ("train", 16)
     assert list(tmp_path.iterdir()) == [output]
@@ -42,13 +51,20 @@ def test_what_goes_on_is_told_on_stderr(exported: Digits, tmp_path: Path) -> Non
     output = tmp_path / "m.onnx"
     result = mnq(*BASE, "--calib", exported.calib, "--output", output)
     assert result.stdout.count("\n") == 1
-    assert result.stderr.splitlines() == [
+    lines = result.stderr.splitlines()
+    proof = lines.pop(4)
+    assert lines == [
         "loading digits",
         "capturing",
         "lowering and certifying",
         "verifying",
         f"next: mnq-eval {output} --images DIR",
     ]
+    assert re.fullmatch(
+        r"no integer can overflow; bits to spare: \d of 64 \(\S+\), \d+ of 54 in sums \(\S+\), "
+        r"\d+ of 32 in accumulators \(\S+\)",
+        proof,
+    )
 
 
 def test_the_same_export_gives_the_same_bytes_in_any_process(
@@ -185,6 +201,26 @@ def test_ctrl_c_while_writing_leaves_the_old_file(
     assert result.exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["good.onnx"]
     assert output.read_bytes() == b"a good model"
+
+
+def test_no_file_is_written_if_an_integer_may_overflow(
+    exported: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = exports.quantize
+
+    def spoiled(*arguments: Any) -> Program:
+        program = real(*arguments)
+        *steps, head = program.steps
+        bias = np.full_like(head.constants["bias"], 2**31 - 1)
+        head = replace(head, constants={**head.constants, "bias": bias})
+        return replace(program, steps=[*steps, head])
+
+    monkeypatch.setattr(exports, "quantize", spoiled)
+    output = tmp_path / "m.onnx"
+    line = refused(*BASE, "--calib", exported.calib, "--output", output, status=1)
+    assert "found tensor 'head' of module 'head', where QLinear needs 33 bits of 32" in line
+    assert "because of bias[" in line
+    assert not output.exists()
 
 
 def test_no_file_is_written_if_the_integers_differ(

@@ -19,7 +19,7 @@ from mnq.toolchain import map as maps
 pytestmark = pytest.mark.onnxruntime
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = [DOCS / name for name in ("commands.md", "map.md", "assign.md", "qat.md")]
+PAGES = [DOCS / name for name in ("commands.md", "map.md", "assign.md", "qat.md", "models.md")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 MAPS: dict[str, dict[str, Any]] = {
     "wrong_site.json": {"sites": {"blocks.0.mlp": {"method": "lut"}}},

@@ -9,7 +9,7 @@ from cli_runs import Digits, mnq, payload, refused, start
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mnq.ops import library
-from mnq.runtime import session
+from mnq.runtime import certificate, contents, session
 
 pytestmark = pytest.mark.onnxruntime
 
@@ -24,6 +24,7 @@ def test_the_certificate_holds_at_every_level(exported: Digits) -> None:
     assert result.stderr == ""
     assert table_rows(result.stdout) == [
         ["integers", "only", "0", "float", "ok"],
+        ["the", "file", "as", "certified", "0", "ok"],
         *(
             ["certificate,", "cpu,", "level", level, "2", "50", "0", "ok"]
             for level in ("disabled", "basic", "extended", "all")
@@ -38,8 +39,20 @@ def test_functions_and_kernels_are_both_verified(exported: Digits) -> None:
     kernels = ["certificate,", "cpu", "kernels,", "level", "all", "2", "50", "0", "ok"]
     both = mnq("verify", exported.onnx, *options)
     assert (both.exit_code, both.stderr) == (0, "")
-    assert table_rows(both.stdout)[1:] == [functions, kernels]
-    assert table_rows(mnq("verify", exported.onnx, "--kernels", *options).stdout)[1:] == [kernels]
+    assert table_rows(both.stdout)[2:] == [functions, kernels]
+    assert table_rows(mnq("verify", exported.onnx, "--kernels", *options).stdout)[2:] == [kernels]
+
+
+@pytest.mark.native
+def test_kernels_run_at_every_level_and_the_slow_functions_at_one(exported: Digits) -> None:
+    found = payload(mnq("verify", exported.onnx, "--json"))
+    assert [run["name"].removeprefix("certificate, ") for run in found["runs"]] == [
+        "cpu kernels, level disabled",
+        "cpu kernels, level basic",
+        "cpu kernels, level extended",
+        "cpu, level all",
+        "cpu kernels, level all",
+    ]
 
 
 @pytest.mark.native
@@ -58,7 +71,7 @@ def test_a_missing_library_is_said_plainly(
     monkeypatch.setattr(session, "why_no_library", lambda: "expected g++, found none; install it")
     result = mnq("verify", exported.onnx, "--level", "all", "--quiet")
     assert result.exit_code == 0
-    assert len(table_rows(result.stdout)) == 2
+    assert len(table_rows(result.stdout)) == 3
     assert result.stderr == (
         "warning: kernels are not verified, there is no native library: expected g++, found none; "
         "install it\n"
@@ -85,8 +98,8 @@ def test_levels_can_be_chosen(exported: Digits) -> None:
     levels = ("--level", "basic", "--level", "disabled")
     found = payload(mnq("verify", exported.onnx, *levels, "--threads", 1, "--no-kernels", "--json"))
     assert [run["name"] for run in found["runs"]] == [
-        "certificate, cpu, level basic",
-        "certificate, cpu, level disabled",
+        "certificate, cpu, 1 thread, level basic",
+        "certificate, cpu, 1 thread, level disabled",
     ]
 
 
@@ -125,13 +138,11 @@ def other_integer(model: ModelProto) -> None:
 
 
 def float_detour(model: ModelProto) -> None:
-    """Pass the logits through float; every integer stays the same."""
-    last = next(node for node in model.graph.node if "logits" in node.output)
-    (source,) = last.input
-    last.input[0] = "back"
-    at = len(model.graph.node) - 1
+    """Pass what the head reads through float; every integer stays the same."""
+    at, head = next((i, n) for i, n in enumerate(model.graph.node) if n.output[0] == "head")
+    source, head.input[0] = head.input[0], "back"
     for new in (
-        helper.make_node("Cast", ["detour"], ["back"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["detour"], ["back"], to=TensorProto.INT8),
         helper.make_node("Cast", [source], ["detour"], to=TensorProto.DOUBLE),
     ):
         model.graph.node.insert(at, new)
@@ -148,11 +159,17 @@ def test_one_changed_integer_is_found_and_named(tampered: Tampered) -> None:
     report = json.loads(result.stdout)
     assert report["passed"] is False
     assert report["runs"][0]["first"]["module"] == "blocks.1.mlp.fc1"
-    assert result.stderr.startswith("mnq-verify: error: verify: expected equal integers, found a ")
-    assert "of torch module 'blocks.1.mlp.fc1'" in result.stderr
+    (change,) = report["changes"]
+    assert (change["kind"], change["name"]) == ("constant", "blocks.1.mlp.fc1.bias")
+    assert change["nodes"] == ["blocks.1.mlp.fc1"]
+    assert result.stderr == (
+        "mnq-verify: error: verify: expected the file that was certified, found a changed one: "
+        "constant 'blocks.1.mlp.fc1.bias' of node 'blocks.1.mlp.fc1': other values than "
+        "certified; get the file again, or export the model again\n"
+    )
     shown = mnq("verify", path, *options, "--quiet")
     assert shown.exit_code == 1
-    assert table_rows(shown.stdout)[1][-1] == "FAILED"
+    assert [row[-1] for row in table_rows(shown.stdout)] == ["ok", "FAILED", "FAILED"]
 
 
 def test_one_changed_integer_is_located_with_pytorch(tampered: Tampered, exported: Digits) -> None:
@@ -165,11 +182,51 @@ def test_one_changed_integer_is_located_with_pytorch(tampered: Tampered, exporte
     assert first["expected"] != first["found"]
 
 
-def test_a_float_tensor_is_found_and_named(tampered: Tampered) -> None:
-    result = mnq("verify", tampered(float_detour), "--level", "all", "--json")
+def test_a_changed_body_is_found_where_only_kernels_run(tampered: Tampered) -> None:
+    def other_body(model: ModelProto) -> None:
+        (function,) = [f for f in model.functions if f.name == "LutGelu"]
+        function.node[0].attribute[0].i ^= 1
+
+    result = mnq("verify", tampered(other_body), "--level", "all", "--json")
+    assert result.exit_code == 1
+    assert "function 'LutGelu' of node 'blocks.0.mlp.act' and" in result.stderr
+    assert "another body than certified, at node 0 (Cast 't0')" in result.stderr
+
+
+def test_a_file_that_does_not_run_any_more_is_a_changed_file(tampered: Tampered) -> None:
+    def other_operator(model: ModelProto) -> None:
+        model.graph.node[7].op_type = "Nothing"
+
+    result = mnq("verify", tampered(other_operator), "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert report["float_tensors"] == ["detour"]
+    assert report["changes"][0]["kind"] == "node"
+    assert report["runs"][0]["refused"]
+    assert result.stderr.startswith("mnq-verify: error: verify: expected the file that was certif")
+
+
+def test_a_damaged_certificate_is_a_changed_file(tampered: Tampered) -> None:
+    def other_digit(model: ModelProto) -> None:
+        (entry,) = [p for p in model.metadata_props if p.key == "mnq.certificate"]
+        entry.value = entry.value.replace('"seed":2024', '"seed":2025')
+
+    line = refused("verify", tampered(other_digit), status=1)
+    assert "expected the certificate that was exported, found a changed one" in line
+
+
+def test_a_float_tensor_is_found_and_named(tampered: Tampered) -> None:
+    """In a file whose certificate was made after the change."""
+
+    def certified(model: ModelProto) -> None:
+        float_detour(model)
+        (entry,) = [p for p in model.metadata_props if p.key == certificate.KEY]
+        made = {**json.loads(entry.value), **contents.digests(model)}
+        entry.value = json.dumps(certificate.seal(made))
+
+    result = mnq("verify", tampered(certified), "--level", "all", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["float_tensors"], report["changes"]) == (["detour"], [])
     assert report["runs"][0]["differing_tensors"] == 0
     assert "expected integers only, found 1 float tensors (detour)" in result.stderr
 

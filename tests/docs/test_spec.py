@@ -22,6 +22,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n*```text\n(.*?)^```$)?", re.M | re.S)
 CODE_SPAN = re.compile(r"`(\w+)`")
+LAYOUTS = ("Packed", "Window")
+"""Layouts of attention that are part of an operator's name; the others are "separate"."""
 
 
 def name_of(page: Path) -> str:
@@ -65,22 +67,23 @@ def inputs_in(page: Path, operator: str) -> tuple[str, ...]:
     """The inputs that a page lists for an operator.
 
     The first code span of a row names an input, further ones the only operators that have it.
-    "(packed)" limits it to the packed variants, which have everything else in common with the
-    operators that they call, "(not packed)" to the others. A row without a code span stands for
-    the operator's own row in the section's second table.
+    Names of layouts in parentheses, as in "(packed, window)", limit it to their operators: all else
+    they have in common. A row without a code span stands for the operator's own row in the
+    section's second table.
     """
     rows, *more = tables(section(page, "Inputs"))
     own = {
         CODE_SPAN.findall(row[0])[0]: CODE_SPAN.findall(row[1]) for table in more for row in table
     }
-    other_layout = "(not packed)" if "Packed" in operator else "(packed)"
+    layout = next((each for each in LAYOUTS if each in operator), "Separate")
     names: list[str] = []
     for row in rows:
         spans = CODE_SPAN.findall(row[0])
-        if other_layout in row[0]:
+        limits = re.search(r"\(([a-z, ]+)\)", row[0])
+        if limits and layout.lower() not in limits[1].split(", "):
             continue
         if not spans:
-            names += own[operator.replace("Packed", "")]
+            names += own[operator.replace(layout, "")]
         elif not spans[1:] or operator in spans[1:]:
             names.append(spans[0])
     return tuple(names)

@@ -14,11 +14,22 @@ from ops_harness import Array, Case
 
 from mnq.ops.attention.op import constants as attention_constants
 from mnq.ops.integer import INT8, INT16
+from mnq.ops.l2_normalize.op import constants as l2_normalize_constants
+from mnq.ops.l2_normalize.op import l2_normalize
+from mnq.ops.mean_tokens.op import constants as mean_tokens_constants
+from mnq.ops.mean_tokens.op import mean_tokens
 from mnq.ops.patches.op import constants as patches_constants
 from mnq.ops.patches.op import patches
 from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
-from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, PACKED_ATTENTION, SOFTMAX
+from mnq.ops.registry import (
+    ATTENTION,
+    GELU,
+    LAYERNORM,
+    PACKED_ATTENTION,
+    SOFTMAX,
+    WINDOW_ATTENTION,
+)
 from mnq.ops.requantize.op import code_range, requantize
 from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
@@ -185,6 +196,30 @@ def packed_attention(
     return Case(PACKED_ATTENTION[ATTENTION[method][form].name], qkv, constants)
 
 
+def window_maps(
+    rng: np.random.Generator, windows: int, places: int, kinds: int
+) -> dict[str, Array]:
+    """`kind`, `order` and `inverse` for tokens in any order."""
+    order = rng.permutation(windows * places).reshape(windows, places)
+    kind = rng.integers(0, kinds, windows)
+    return {"kind": kind, "order": order, "inverse": np.argsort(order.reshape(-1))}
+
+
+def window_attention(
+    rng: np.random.Generator, method: str, form: str, bits: int, shape: tuple[int, int], kinds: int
+) -> Case:
+    """Two images in `shape` (windows, places); `kinds` > 1: so many position biases with masks."""
+    constants = attention(rng, method, form, bits, 1, False).constants
+    windows, places = shape
+    bias = np.zeros((1, 1, 1, 1), np.int32)
+    if kinds > 1:
+        bias = rng.choice([0, 700, -(2**24)], (kinds, HEADS, places, places)).astype(np.int32)
+    qkv = {"qkv": codes(rng, (2, windows * places, 3, HEADS, 32), bits)}
+    operator = WINDOW_ATTENTION[ATTENTION[method][form].name]
+    maps = window_maps(rng, windows, places, kinds)
+    return Case(operator, qkv, {**constants, "bias": bias, **maps})
+
+
 def cut(rng: np.random.Generator, bits: int, pixels: bool, patch: tuple[int, int]) -> Case:
     """Two images of three channels, as pixels or as codes of `bits` bits."""
     x = codes(rng, (2, 3, 48, 32), bits)
@@ -192,6 +227,20 @@ def cut(rng: np.random.Generator, bits: int, pixels: bool, patch: tuple[int, int
         x = (x.astype(np.int16) + 128).astype(np.uint8)
     constants = patches_constants(128 if pixels else 0, (3, 48, 32), patch)
     return Case(patches, {"x": x}, constants)
+
+
+def unit_rows(rng: np.random.Generator, bits: int, out_bits: int) -> Case:
+    """Queries of three heads; the codes of the longest entries saturate, and one row is zero."""
+    constants = l2_normalize_constants(0.9 * 2.0 ** (1 - out_bits), out_bits)
+    to = {"to": INT8 if out_bits <= 8 else INT16}
+    return Case(l2_normalize, {"q": codes(rng, (2, HEADS, 49, 32), bits)}, constants, to)
+
+
+def mean(rng: np.random.Generator, in_bits: int, out_bits: int) -> Case:
+    """Two images of 49 tokens, the means' scale a sixth of the tokens'."""
+    q = codes(rng, (2, 49, 96), in_bits)
+    constants = mean_tokens_constants(6.0 * 2.0 ** (out_bits - in_bits), 49, out_bits)
+    return Case(mean_tokens, {"q": q}, constants, {"to": INT8 if out_bits <= 8 else INT16})
 
 
 add("Requantize every shift", requantize_every_shift)
@@ -223,9 +272,19 @@ for method in SOFTMAX:
             also = " masked" if masked else ""
             name = f"{operator.name} {bits} bits {tokens} tokens{also}"
             add(name, packed_attention, method, form, bits, tokens, masked)
+        operator = WINDOW_ATTENTION[ATTENTION[method][form].name]
+        for bits, shape, kinds in ((8, (4, 49), 3), (6, (6, 4), 2), (4, (2, 16), 1)):
+            name = f"{operator.name} {bits} bits {shape[0]} windows of {shape[1]}"
+            add(name, window_attention, method, form, bits, shape, kinds)
 add("Patches 8 bits pixels", cut, 8, True, (16, 16))
 add("Patches 6 bits", cut, 6, False, (8, 8))
 add("Patches 4 bits wide", cut, 4, False, (4, 32))
+for bits in BITS:
+    add(f"L2Normalize {bits} bits", unit_rows, bits, bits)
+    add(f"MeanTokens {bits} bits", mean, bits, bits)
+add("L2Normalize 16 bits from 8 bits", unit_rows, 8, 16)
+add("MeanTokens 8 bits from 16 bits", mean, 16, 8)
+add("MeanTokens 16 bits from 16 bits", mean, 16, 16)
 for method in GELU:
     for bits, scale in ((8, 0.03), (8, 0.003), (6, 0.13), (4, 0.5)):
         name = f"{GELU[method].operator.name} {bits} bits scale {scale}"

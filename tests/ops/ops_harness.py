@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from ops_native import PATHS, Native, make_kernel
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from mnq.ops.facts import checked_facts
 from mnq.ops.integer import INT8, INT16, INT32, INT64
 from mnq.ops.library import library_path
 from mnq.ops.operator import Operator
@@ -73,12 +74,13 @@ class Case:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     def compute(self, device: str = "cpu") -> Array:
-        """The result of the definition on torch tensors."""
+        """The result of the definition on torch tensors, on which its facts are checked."""
         arrays = {**self.activations, **self.constants}
         tensors = [
             torch.from_numpy(np.array(arrays[name])).to(device) for name in self.operator.inputs
         ]
-        result: torch.Tensor = self.operator(*tensors, **self.attributes)
+        with checked_facts():
+            result: torch.Tensor = self.operator(*tensors, **self.attributes)
         return result.cpu().numpy()
 
     @functools.cached_property
@@ -172,5 +174,6 @@ def tensor(values: object) -> torch.Tensor:
 
 def by_torch(operator: Operator, *values: object, **attributes: int) -> list[int]:
     """All integers that the operator returns in torch for int64 inputs, in order."""
-    result: torch.Tensor = operator(*(tensor(value) for value in values), **attributes)
+    with checked_facts():
+        result: torch.Tensor = operator(*(tensor(value) for value in values), **attributes)
     return [int(v) for v in result.reshape(-1)]

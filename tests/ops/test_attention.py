@@ -8,11 +8,12 @@ import ops_reference as plain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_harness import Case
+from ops_cases import window_maps
+from ops_harness import Array, Case
 from ops_strategies import few
 
 from mnq.ops.attention.op import attention, constants
-from mnq.ops.registry import ATTENTION, PACKED_ATTENTION, SOFTMAX
+from mnq.ops.registry import ATTENTION, PACKED_ATTENTION, SOFTMAX, WINDOW_ATTENTION
 
 SCORE_SCALES = (0.02, 0.375)  # one per head
 ACCUMULATOR_SCALE, VALUE_SCALE, OUT_SCALE = 0.0009, 0.02, 0.01
@@ -144,7 +145,10 @@ def test_constants_are_the_inputs_after_the_bias(method: str) -> None:
         values = constants(SOFTMAX[method], form, 0.001, np.float32(0.05), 0.02, 0.01, 8)
         assert operator.inputs == ("q", "k", "v", "bias", *values)
         assert PACKED_ATTENTION[operator.name].inputs == ("qkv", "bias", *values)
+        window = WINDOW_ATTENTION[operator.name]
+        assert window.inputs == ("qkv", "bias", "kind", "order", "inverse", *values)
         assert operator.attributes == PACKED_ATTENTION[operator.name].attributes == ()
+        assert window.attributes == ()
 
 
 @pytest.mark.parametrize("form", ["deferred", "normalized"])
@@ -166,6 +170,65 @@ def test_packed_attention_differs_in_layout_only(method: str, form: str) -> None
     assert got.shape == (batch, tokens, heads, width) and got.dtype == np.int8
     for b, n, head in np.ndindex(got.shape[:-1]):
         assert got[b, n, head].tolist() == want[b, head, n].tolist()
+
+
+def window_case(
+    method: str, form: str, qkv: Array, bias: Array, maps: dict[str, Array], scale: object
+) -> Case:
+    values = constants(SOFTMAX[method], form, ACCUMULATOR_SCALE, scale, VALUE_SCALE, OUT_SCALE, 8)
+    operator = WINDOW_ATTENTION[ATTENTION[method][form].name]
+    return Case(operator, {"qkv": qkv}, {"bias": bias, **maps, **values})
+
+
+@pytest.mark.parametrize(
+    ("windows", "places", "width"), [(3, 5, 4), (1, 6, 4), (4, 1, 4), (2, 3, 1)]
+)
+@pytest.mark.parametrize("form", ["deferred", "normalized"])
+@pytest.mark.parametrize("method", SOFTMAX)
+def test_window_attention_is_packed_attention_of_every_windows_tokens(
+    method: str, form: str, windows: int, places: int, width: int
+) -> None:
+    """Each with its plane of the bias, one of which masks; scores have a scale per head."""
+    batch, heads, kinds = 2, 2, 3
+    rng = np.random.default_rng(6)
+    qkv = rng.integers(-128, 128, (batch, windows * places, 3, heads, width)).astype(np.int8)
+    bias = rng.integers(-2000, 2000, (kinds, heads, places, places)).astype(np.int32)
+    bias[0, :, :, places // 2 :] = -(2**24)
+    maps = window_maps(rng, windows, places, kinds)
+    scale = np.array(SCORE_SCALES, np.float32).reshape(heads, 1, 1)
+    case = window_case(method, form, qkv, bias, maps, scale)
+    got = case.compute()
+    assert got.shape == (batch, windows * places, heads, width) and got.dtype == np.int8
+    shared = {name: x for name, x in case.constants.items() if name not in ("bias", *maps)}
+    packed = PACKED_ATTENTION[ATTENTION[method][form].name]
+    for window, kind in enumerate(maps["kind"]):
+        tokens = [int(token) for token in maps["order"][window]]
+        own = {"bias": bias[kind : kind + 1], **shared}
+        want = Case(packed, {"qkv": np.stack([qkv[:, t] for t in tokens], axis=1)}, own).compute()
+        for place, token in enumerate(tokens):
+            assert maps["inverse"][token] == window * places + place
+            assert got[:, token].tolist() == want[:, place].tolist()
+
+
+@pytest.mark.parametrize("form", ["deferred", "normalized"])
+@pytest.mark.parametrize("method", SOFTMAX)
+def test_tokens_that_a_window_masks_from_each_other_do_not_mix(method: str, form: str) -> None:
+    """As at the edge of a shifted image: the window holds two regions that do not touch."""
+    rng = np.random.default_rng(7)
+    qkv = rng.integers(-128, 128, (1, 12, 3, 2, 4)).astype(np.int8)
+    region = np.arange(6) % 2
+    apart = region[:, None] != region
+    bias = np.stack([np.zeros((6, 6)), np.where(apart, -(2**24), 0)])[:, None].astype(np.int32)
+    maps = window_maps(rng, 2, 6, 2)
+    maps["kind"] = np.array([1, 0])
+    scale = np.float32(SCORE_SCALES[1])
+    before = window_case(method, form, qkv, bias, maps, scale).compute()
+    first, second = (maps["order"][0][region == each] for each in (0, 1))
+    qkv[:, second, 1:] = 100
+    after = window_case(method, form, qkv, bias, maps, scale).compute()
+    assert (after[:, first] == before[:, first]).all()
+    assert (after[:, maps["order"][1]] == before[:, maps["order"][1]]).all()
+    assert (after[:, second] != before[:, second]).any()
 
 
 @pytest.mark.parametrize("method", ["ivit", "ibert", "lut"])

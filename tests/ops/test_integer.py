@@ -124,6 +124,17 @@ PRIMITIVES = {
         nonzero,
     ),
     "quotient": Primitive(integer.quotient, lambda x, y: x // y, (NATURAL, (1, 2**63 - 1))),
+    "quotient_remainder": Primitive(
+        lambda x, y: integer.quotient_remainder(x, y)[1],
+        lambda x, y: x % y,
+        (NATURAL, (1, 2**63 - 1)),
+    ),
+    "round_shift": Primitive(
+        integer.round_shift,
+        lambda x, k: (x + 2 ** (k - 1)) >> k,
+        (PRODUCT, (1, 62)),
+        lambda x, k: abs(x) < PRODUCT[1],
+    ),
     "shift_right": Primitive(integer.shift_right, lambda x, k: x >> k, (PRODUCT, (0, 62))),
     "shift_right by a number": Primitive(
         lambda x: integer.shift_right(x, 16), lambda x: x >> 16, (PRODUCT,)

@@ -88,6 +88,19 @@ def test_gather_reads_the_table(backend: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("backend", BODIES)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_gather_along_an_axis_puts_the_index_in_its_place(
+    backend: str, shape: tuple[int, ...], axis: int
+) -> None:
+    x = any_int64((4, 5, 6))
+    index = np.array(np.random.default_rng(3).integers(0, 4, shape), np.int64)
+    made = probe(lambda a, b: integer.gather(a, b, axis), x, index)
+    assert_same(made.expected, np.take(x, index, axis), "torch")
+    made.check(backend)
+
+
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("perm", [(1, 0), (0, 1, 3, 2), (2, 0, 3, 1, 4)])
 def test_transpose_orders_the_axes(backend: str, perm: tuple[int, ...]) -> None:
     x = any_int64((2, 3, 4, 5, 6)[: len(perm)])
@@ -106,11 +119,33 @@ def test_select_takes_one_entry_of_the_first_axis(backend: str, index: int) -> N
 
 
 @pytest.mark.parametrize("backend", BODIES)
+@pytest.mark.parametrize("axis", [1, 3])
+def test_select_takes_one_entry_of_another_axis(backend: str, axis: int) -> None:
+    x = any_int64((3, 2, 4, 5))
+    made = probe(lambda a: integer.select(a, 1, axis), x)
+    assert_same(made.expected, x.take(1, axis), "torch")
+    made.check(backend)
+
+
+@pytest.mark.parametrize("backend", BODIES)
 @pytest.mark.parametrize("shape", [(-1, 4), (2, 3, 2, 2), (24,)])
 def test_reshape_keeps_the_order(backend: str, shape: tuple[int, ...]) -> None:
     x = any_int64((2, 3, 4))
     made = probe(integer.reshape, x, np.array(shape, np.int64))
     assert_same(made.expected, x.reshape(shape), "torch")
+    made.check(backend)
+
+
+@pytest.mark.parametrize("backend", BODIES)
+@pytest.mark.parametrize("shape", [(0, -1, 1, 0), (-1, 0, 4), (0, 0, 0, 5)])
+def test_reshape_to_a_tuple_keeps_lengths_of_0(backend: str, shape: tuple[int, ...]) -> None:
+    x = any_int64((2, 3, 4, 5))
+    want = x.reshape([n or x.shape[axis] for axis, n in enumerate(shape)])
+    made = probe(lambda a: integer.reshape(a, shape), x)
+    assert_same(made.expected, want, "torch")
+    made.check(backend)
+    made = probe(integer.reshape, x, np.array(shape, np.int64))
+    assert_same(made.expected, want, "torch, of an input")
     made.check(backend)
 
 

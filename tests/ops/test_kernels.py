@@ -31,6 +31,7 @@ NAMES = [
     "IBertSoftmax 16 bits scale 0.05",
     "FqVitNormalizedAttention 6 bits 49 tokens masked",
     "LutPackedAttention 4 bits 16 tokens",
+    "IBertWindowAttention 6 bits 6 windows of 4",
     "Patches 8 bits pixels",
 ]
 LAYER = NAMES[1]

@@ -181,6 +181,44 @@ def test_a_constant_has_to_be_one() -> None:
         Kernel(case.operator.name, inputs_of(case), {"x", "r", "w"}, TensorProto.INT16, "portable")
 
 
+def test_maps_that_are_no_windows_are_refused() -> None:
+    """They would be read, or written through, behind the end of a tensor."""
+    case = CASES["LutWindowAttention 6 bits 6 windows of 4"]()
+    kind, order, inverse, bias = (case.constants[n] for n in ("kind", "order", "inverse", "bias"))
+    assert "'bias': expected shape (K, H, N, N), found (3, 4, 4)" in refusal(case, bias=bias[0])
+    assert "'kind': expected shape (6,), found (5,)" in refusal(case, kind=kind[1:])
+    assert "'kind': expected numbers from 0 to 1, found 2" in refusal(case, kind=kind * 0 + 2)
+    assert "'kind': expected numbers from 0 to 1, found -1" in refusal(case, kind=kind - 1)
+    assert "'kind': expected int64, found int32" in refusal(case, kind=kind.astype(np.int32))
+    assert "'order': expected shape (W, N), found (24,)" in refusal(case, order=order.reshape(-1))
+    assert "'order': expected shape (W, N), found (0, 4)" in refusal(case, order=order[:0])
+    assert "'order': expected numbers from 0 to 23, found 24" in refusal(case, order=order + 1)
+    assert "'order': expected numbers from 0 to 23, found -1" in refusal(case, order=order - 1)
+    assert "'inverse': expected shape (24,), found (23,)" in refusal(case, inverse=inverse[1:])
+    twice = order.copy()
+    twice[5, 3] = twice[0, 0]
+    text = f"expected every token at one place, found {twice[0, 0]} at place 23, and in the inverse"
+    assert f"'order' and 'inverse': {text} at 0" in refusal(case, order=twice)
+    assert "expected every token at one place" in refusal(case, inverse=inverse[::-1].copy())
+    inputs = inputs_of(case)
+    with pytest.raises(InputError, match="'bias': expected a constant"):
+        Kernel(case.operator.name, inputs, {"qkv", "bias"}, TensorProto.INT8, "portable")
+
+
+def test_tensors_that_do_not_fit_the_windows_are_refused() -> None:
+    case = CASES["LutWindowAttention 6 bits 6 windows of 4"]()
+    qkv, bias = case.activations["qkv"], case.constants["bias"]
+    kernel = kernel_of(case)
+    for wrong in (qkv[:, 1:], qkv[:, :, :2], qkv[:0], qkv[0]):
+        with pytest.raises(InputError, match=r"'qkv': expected shape \(B, 24, 3, H, d\), found"):
+            kernel.run({"qkv": wrong})
+    with pytest.raises(InputError, match="one per head, of which there are 2, found 3"):
+        kernel.run({"qkv": qkv[:, :, :, 1:]})
+    narrow = Case(case.operator, case.activations, {**case.constants, "bias": bias[:, :, 1:]})
+    with pytest.raises(InputError, match=r"'bias': expected a shape that broadcasts to \(2, 3, 4"):
+        kernel_of(narrow).run(case.activations)
+
+
 def test_constants_for_different_numbers_of_heads_are_refused() -> None:
     """They would be read behind their end."""
     case = CASES["IVitAttention 8 bits 197 tokens"]()

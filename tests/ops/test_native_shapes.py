@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_cases import attention, codes, layer, score_bias, signed
+from ops_cases import attention, codes, layer, score_bias, signed, window_maps
 from ops_harness import Case
 from ops_native import PATHS, Native
 from ops_strategies import few
@@ -18,7 +18,14 @@ from mnq.ops.attention.op import constants as attention_constants
 from mnq.ops.integer import INT8, INT16, INT32
 from mnq.ops.qlinear.op import qlinear
 from mnq.ops.qmatmul.op import qmatmul
-from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, PACKED_ATTENTION, SOFTMAX
+from mnq.ops.registry import (
+    ATTENTION,
+    GELU,
+    LAYERNORM,
+    PACKED_ATTENTION,
+    SOFTMAX,
+    WINDOW_ATTENTION,
+)
 from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize.op import requantize
 
@@ -121,6 +128,34 @@ def test_attention_with_other_keys_than_queries(
     q, k, v = (case.activations[name] for name in "qkv")
     cut = {"q": q[:, :, :queries], "k": k[:, :, :keys], "v": v[:, :, :keys]}
     Case(case.operator, {n: x.copy() for n, x in cut.items()}, case.constants).check(backend)
+
+
+@pytest.mark.parametrize(
+    ("windows", "places", "heads", "depth"),
+    [(1, 1, 1, 1), (1, 70, 3, 20), (5, 1, 3, 64), (3, 49, 6, 32), (2, 64, 5, 31), (2, 16, 3, 130)],
+)
+def test_attention_in_windows(
+    rng: np.random.Generator, backend: Native, windows: int, places: int, heads: int, depth: int
+) -> None:
+    """Heads that are copied together, a last group of fewer, and one head of more bytes."""
+    constants = head(rng, (1, 1, heads, 1)).constants
+    masked = rng.random((2, heads, places, places)) < 0.3
+    bias = {"bias": np.where(masked, -(2**24), 40).astype(np.int32)}
+    maps = window_maps(rng, windows, places, 2)
+    qkv = {"qkv": codes(rng, (2, windows * places, 3, heads, depth), 8)}
+    operator = WINDOW_ATTENTION["LutAttention"]
+    Case(operator, qkv, {**constants, **bias, **maps}).check(backend)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 9, 9), (2, 3, 1, 9), (2, 1, 9, 1), (2, 1, 1, 1)])
+def test_window_attention_with_a_bias_that_broadcasts(
+    rng: np.random.Generator, backend: Native, shape: tuple[int, ...]
+) -> None:
+    constants = head(rng, (1, 1, 3, 1)).constants
+    bias = {"bias": rng.integers(-900, 900, shape).astype(np.int32)}
+    qkv = {"qkv": codes(rng, (1, 18, 3, 3, 8), 8)}
+    maps = window_maps(rng, 2, 9, 2)
+    Case(WINDOW_ATTENTION["LutAttention"], qkv, {**constants, **bias, **maps}).check(backend)
 
 
 @given(few_scales=st.floats(0.003, 3.0), seed=st.integers(0, 2**32 - 1), tokens=st.integers(1, 80))

@@ -14,6 +14,7 @@ from mnq.ops.registry import (
     PACKED_ATTENTION,
     SOFTMAX,
     UNIFORM,
+    WINDOW_ATTENTION,
     with_calls,
 )
 
@@ -59,11 +60,15 @@ def test_operators_are_named_after_method_and_kind() -> None:
             f"{prefixes[name]}PackedAttention",
             f"{prefixes[name]}NormalizedPackedAttention",
         ]
+        assert [WINDOW_ATTENTION[operator.name].name for operator in forms.values()] == [
+            f"{prefixes[name]}WindowAttention",
+            f"{prefixes[name]}NormalizedWindowAttention",
+        ]
 
 
 def test_operators_are_listed_under_their_own_names() -> None:
     assert all(operator.name == name for name, operator in OPERATORS.items())
-    assert len(OPERATORS) == 6 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 4 * len(SOFTMAX)
+    assert len(OPERATORS) == 8 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 6 * len(SOFTMAX)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -99,6 +104,7 @@ def test_fused_operators_call_their_parts() -> None:
         assert forms["normalized"].calls == ("QMatMul", softmax, "Requantize")
         for operator in forms.values():
             assert PACKED_ATTENTION[operator.name].calls == (operator.name,)
+            assert WINDOW_ATTENTION[operator.name].calls == operator.calls
 
 
 def test_every_operator_folder_has_a_test_of_its_name() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from mnq.models import weights
 from mnq.models.preprocess import Preprocess
 from mnq.models.zoo import LoadedModel
-from mnq.runtime.modelfile import metadata, parse
+from mnq.runtime import certificate
+from mnq.runtime.modelfile import ModelFile, metadata, parse
 from mnq.toolchain import export
 from mnq.toolchain.calibrate import collect
 from mnq.toolchain.map import uniform
@@ -93,3 +94,8 @@ def add_node(
     node = helper.make_node(kind, inputs, [output], domain=domain, **attributes)
     proto.graph.node.insert(0, node)
     return node
+
+
+def recertified(model: ModelFile, **changes: Any) -> ModelFile:
+    """The model with other entries in its certificate, which is whole all the same."""
+    return replace(model, certificate=certificate.seal({**model.certificate, **changes}))

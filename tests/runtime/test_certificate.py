@@ -1,15 +1,27 @@
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
-from mnq.ops.errors import InputError
+from mnq.ops.errors import CheckFailed, InputError
 from mnq.runtime import certificate
-from mnq.runtime.certificate import check_format, digest, images
+from mnq.runtime.certificate import check_format, digest, images, seal
 
 SHAPE = (3, 16, 16)
-GOOD = certificate.make(images("uint8", SHAPE), {"a": np.zeros(3, np.int8)}, certificate.SEED)
+DIGEST = "0123456789abcdef" * 4
+CONTENTS: dict[str, Any] = {
+    "constants": {DIGEST: ["w", "v"]},
+    "nodes": {"a": DIGEST},
+    "functions": {"F": {"digest": DIGEST, "nodes": "01234567" * 3}},
+    "graph": DIGEST,
+    "metadata": {"mnq.model": DIGEST},
+}
+GOOD = certificate.make(
+    images("uint8", SHAPE), {"a": np.zeros(3, np.int8)}, certificate.SEED, CONTENTS
+)
 
 
 # Part of the file format: another digest would make every exported model fail its certificate.
@@ -77,7 +89,7 @@ def test_digest_does_not_depend_on_the_layout_in_memory() -> None:
 
 def test_make_keeps_the_order_of_execution() -> None:
     tensors = {name: np.zeros(1, np.int8) for name in "cab"}
-    made = certificate.make(images("uint8", SHAPE), tensors, certificate.SEED)
+    made = certificate.make(images("uint8", SHAPE), tensors, certificate.SEED, CONTENTS)
     assert list(made["tensors"]) == ["c", "a", "b"]
     assert (made["seed"], made["images"]) == (certificate.SEED, certificate.IMAGES)
     check_format(made)
@@ -86,7 +98,6 @@ def test_make_keeps_the_order_of_execution() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "mnq-certificate/2"},
         {"seed": "2024"},
         {"seed": 2024.0},
         {"seed": True},
@@ -102,15 +113,57 @@ def test_make_keeps_the_order_of_execution() -> None:
         {"tensors": ["a"]},
         {"tensors": {"a": 1}},
         {"tensors": {"a": "12"}},
+        {"tensors": {"a": DIGEST.upper()}},
+        {"constants": None},
+        {"constants": {DIGEST: "w"}},
+        {"constants": {DIGEST: [1]}},
+        {"constants": {"w": [DIGEST]}},
+        {"nodes": {}},
+        {"nodes": {"a": DIGEST + "0"}},
+        {"functions": []},
+        {"functions": {"F": DIGEST}},
+        {"functions": {"F": {"digest": DIGEST}}},
+        {"functions": {"F": {"digest": DIGEST, "nodes": "0123456"}}},
+        {"functions": {"F": {"digest": DIGEST, "nodes": ""}}},
+        {"functions": {"F": {"digest": 1, "nodes": "01234567"}}},
+        {"graph": DIGEST[1:]},
+        {"metadata": {}},
+        {"metadata": {"mnq.model": None}},
     ],
 )
 def test_a_certificate_of_another_form_is_refused(changes: dict[str, Any]) -> None:
     check_format(GOOD)
-    with pytest.raises(InputError, match=r"^certificate: expected mnq-certificate/1 .*; export"):
-        check_format({**GOOD, **changes})
+    with pytest.raises(InputError, match=r"^certificate: expected mnq-certificate/2 .*; export"):
+        check_format(seal({**GOOD, **changes}))
 
 
-@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("found", ["mnq-certificate/1", None, ["x" * 1000]])
+def test_a_certificate_of_another_format_is_named_in_short(found: Any) -> None:
+    with pytest.raises(InputError, match=r"expected mnq-certificate/2, found .*; export") as caught:
+        check_format({**GOOD, "format": found})
+    assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("key", [key for key in GOOD if key not in ("format", "digest")])
 def test_a_certificate_without_a_key_is_refused(key: str) -> None:
-    with pytest.raises(InputError, match=r"^certificate: expected mnq-certificate/1 "):
-        check_format({k: v for k, v in GOOD.items() if k != key})
+    with pytest.raises(InputError, match=r"^certificate: expected mnq-certificate/2 "):
+        check_format(seal({k: v for k, v in GOOD.items() if k not in (key, "digest")}))
+
+
+@pytest.mark.parametrize("change", [{"seed": 2025}, {"digest": "0" * 64}, {"digest": None}])
+def test_a_certificate_that_was_changed_is_damaged(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckFailed, match=r"found a changed one: its own digest differs; get"):
+        check_format({**GOOD, **change})
+
+
+def test_the_order_of_keys_and_the_spaces_are_no_damage() -> None:
+    turned = json.loads(json.dumps(dict(reversed(GOOD.items())), indent=3))
+    check_format(turned)
+
+
+def test_attach_puts_it_into_the_metadata() -> None:
+    model = ModelProto()
+    certificate.attach(model, GOOD)
+    (entry,) = model.metadata_props
+    assert entry.key == certificate.KEY == "mnq.certificate"
+    assert json.loads(entry.value) == GOOD

@@ -12,7 +12,8 @@ from mnq.ops.errors import InputError
 from mnq.runtime import modelfile
 from mnq.runtime.modelfile import ModelFile, metadata, parse, read, read_proto
 
-KEYS = "format model input preprocess classes output tensors map quantization certificate versions"
+KEYS = "format model input preprocess classes output tensors map quantization overflow "
+KEYS += "certificate versions"
 
 
 def refused(proto: ModelProto, match: str) -> None:
@@ -50,6 +51,12 @@ def test_metadata_has_only_our_entries(proto: ModelProto) -> None:
     assert parse(proto, "m.onnx").name == "tiny"
 
 
+def test_a_key_that_is_no_text_is_none_of_ours(tiny: Tiny) -> None:
+    proto = ModelProto()
+    proto.ParseFromString(tiny.data.replace(b"\x09mnq.model\x12", b"\x09mnq.mod\xe5l\x12"))
+    refused(proto, "complete metadata, found KeyError 'mnq.model'")
+
+
 @pytest.mark.parametrize("key", KEYS.split())
 def test_missing_metadata_is_refused(proto: ModelProto, key: str) -> None:
     set_metadata(proto, f"mnq.{key}", None)
@@ -66,10 +73,39 @@ def test_garbled_metadata_is_refused(proto: ModelProto, key: str, value: str) ->
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "NaN", "Infinity", "1e999", "9" * 400, "null", "[]"])
+BAD_SCALES = ["0", "-1", "NaN", "Infinity", "1e999", "9" * 400, "null", "[]", "true", '"1"']
+
+
+@pytest.mark.parametrize("scale", BAD_SCALES)
 def test_output_scale_is_positive_and_finite(proto: ModelProto, scale: str) -> None:
-    set_metadata(proto, "mnq.output", f'{{"scale": {scale}}}')
+    set_metadata(proto, "mnq.output", f'{{"scales": [{scale}]}}')
     refused(proto, "complete metadata")
+
+
+@pytest.mark.parametrize("scales", ["", "0.5, 0.5", "0.5, -1", "[0.5]", "0.5," * 10**5 + "1"])
+def test_every_output_has_one_scale(proto: ModelProto, scales: str) -> None:
+    set_metadata(proto, "mnq.output", f'{{"scales": [{scales}]}}')
+    refused(proto, "complete metadata")
+
+
+@pytest.mark.parametrize(
+    "value", ["1", '"1"', "null", "true", '{"1": 0}', "[[1]]", "{}", '[0.5], "scales": 1']
+)
+def test_scales_are_a_list_of_numbers(proto: ModelProto, value: str) -> None:
+    set_metadata(proto, "mnq.output", f'{{"scales": {value}}}')
+    refused(proto, "complete metadata")
+
+
+@pytest.mark.parametrize("bad", [None, *BAD_SCALES])
+def test_each_of_several_scales_is_checked(proto: ModelProto, bad: str | None) -> None:
+    """And kept in the order of the outputs; the last is that of the logits."""
+    proto.graph.output.add().CopyFrom(proto.graph.output[0])
+    set_metadata(proto, "mnq.output", f'{{"scales": [{bad or 0.25}, 0.5]}}')
+    if bad is not None:
+        refused(proto, "complete metadata")
+    else:
+        model = parse(proto, "m.onnx")
+        assert (model.output_scales, model.output_scale) == ((0.25, 0.5), 0.5)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ def quantized(model: torch.nn.Module, normalized: torch.Tensor) -> Quantized:
 
 
 @pytest.fixture(scope="session")
+def quantizations(normalized: torch.Tensor) -> Callable[[Callable[[], torch.nn.Module]], Quantized]:
+    """A function that makes, captures and calibrates a model of `toolchain_models`, once each."""
+    return cache(lambda build: Quantized(build(), normalized))
+
+
+@pytest.fixture(scope="session")
 def graph(quantized: Quantized) -> Graph:
     """The tiny transformer's graph, prepared and not equalized."""
     return quantized.prepared

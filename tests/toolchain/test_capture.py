@@ -85,6 +85,37 @@ def gelu_by_tanh() -> nn.Module:
     return case(lambda m, t: functional.gelu(m.norm(t), approximate="tanh"))
 
 
+def mean_of_tokens() -> nn.Module:
+    return models.tiny(depth=1, class_token=False, global_pool="avg")
+
+
+def layer_scale() -> nn.Module:
+    return models.tiny(depth=1, init_values=0.5)
+
+
+def pooled() -> nn.Module:
+    """Means that keep their axes, over one axis and over two, of maps and of tokens."""
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        one = m.rows(functional.adaptive_avg_pool2d(m.maps(t), 1))
+        two = functional.adaptive_avg_pool1d(t.transpose(1, 2), 1).transpose(1, 2)
+        three = m.rows(m.maps(t).mean((3, -2), keepdim=True))
+        channels = m.norm(t).mean(-1)[:, :4].unsqueeze(2)
+        return torch.cat([one, two, three, t.mean(1, keepdim=True)], 1) + channels
+
+    return case(middle)
+
+
+def unit_vectors() -> nn.Module:
+    """functional.normalize, and the same written out."""
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        long = m.proj(m.norm(t))
+        return functional.normalize(t, dim=-1) + long / long.norm(dim=-1, keepdim=True)
+
+    return case(middle)
+
+
 TAKEN = [
     models.tiny,
     models.distilled,
@@ -99,6 +130,10 @@ TAKEN = [
     rearranged,
     numbers,
     gelu_by_tanh,
+    mean_of_tokens,
+    layer_scale,
+    pooled,
+    unit_vectors,
 ]
 
 
@@ -148,3 +183,20 @@ def test_capture_leaves_the_model_alone(model: nn.Module) -> None:
     after = model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not model.training
+
+
+def test_constant_of_every_image_is_one_constant(normalized: torch.Tensor) -> None:
+    """As masks are made that are all true: of the batch size, and the same for every image."""
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        inside = torch.arange(t.shape[0])[:, None, None] >= 0
+        mask = torch.where(inside.expand(-1, 16, 32), torch.full((16, 32), 0.5), -1.0)
+        token = torch.full((1, 1, 32), 2.0).repeat(t.shape[0], 1, 1)
+        return torch.cat([token, t + mask], 1)
+
+    model = case(middle)
+    graph = capture(model, EXAMPLE)
+    shapes = [node.shape for node in graph if node.op == "constant"]
+    assert shapes == [(1, 16, 32), (1, 1, 32)]
+    with torch.no_grad():
+        assert torch.equal(evaluate(graph, normalized), model(normalized))

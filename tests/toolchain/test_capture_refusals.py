@@ -46,12 +46,22 @@ def batch_norm() -> nn.Module:
     return model
 
 
-def average_pool() -> nn.Module:
-    return models.tiny(depth=1, class_token=False, global_pool="avg")
+def scaled_image() -> nn.Module:
+    """A number per colour in front of the first layer."""
+    model = Tokens()
+    model.embed = nn.Sequential(Gain(torch.tensor([0.5, 1.0, 2.0]).reshape(3, 1, 1)), model.embed)
+    return model
 
 
-def layer_scale() -> nn.Module:
-    return models.tiny(depth=1, init_values=0.5)
+class Gain(nn.Module):
+    """A product with numbers that are not one."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(numbers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.numbers
 
 
 def two_axes(m: Any, t: torch.Tensor) -> torch.Tensor:
@@ -107,14 +117,20 @@ def windows(m: Any, t: torch.Tensor) -> torch.Tensor:
     return torch.cat([token, parts], 1).reshape(-1, 20, 32)
 
 
+def read_twice(m: Any, t: torch.Tensor) -> torch.Tensor:
+    normed = m.norm(t)
+    return normed * GAINS + normed
+
+
+GAINS = torch.linspace(0.5, 2.0, 32)
+
 REFUSED: list[tuple[Any, tuple[str, ...]]] = [
     (overlapping, ("(32, 3, 8, 8)", "stride [4, 4]", "'embed'")),
     (padded, ("padding [4, 4]", "'embed'")),
     (grouped, ("groups 3", "'embed'")),
     (not_dividing, ("32x32", "'embed'")),
     (batch_norm, ("aten.batch_norm.default", "'embed.0'")),
-    (average_pool, ("aten.mean.dim", "'(top)'")),
-    (layer_scale, ("aten.mul.Tensor", "'blocks.0.ls1'")),
+    (scaled_image, ("number per channel behind a layer", "'embed.0'")),
     (two_axes, ("LayerNorm over the last axis", "[16, 32]", "'(top)'")),
     (softmax_of_tokens, ("another softmax", "'(top)'")),
     (softmax_of_columns, ("axis -2", "'(top)'")),
@@ -125,15 +141,39 @@ REFUSED: list[tuple[Any, tuple[str, ...]]] = [
     (scores_read_twice, ("another softmax", "'(top)'")),
     (boolean_mask, ("torch.bool", "'(top)'")),
     (grouped_queries, ("grouped queries", "'(top)'")),
-    (windows, ("expanded to (4*", "'(top)'")),
+    (windows, ("the same for every image", "expand its first axis", "'(top)'")),
     (lambda m, t: t.relu(), ("aten.relu.default", "'(top)'")),
     (lambda m, t: t * t, ("aten.mul.Tensor", "'(top)'")),
+    (lambda m, t: t * GAINS, ("number per channel behind a layer", "'(top)'")),
+    (lambda m, t: m.norm(t) * GAINS[:16, None], ("number per channel behind a layer", "'(top)'")),
+    (lambda m, t: (m.norm(t) * GAINS[None, None, None])[0], ("number per channel", "'(top)'")),
+    (read_twice, ("number per channel behind a layer", "'(top)'")),
+    (lambda m, t: t / GAINS, ("aten.div.Tensor", "'(top)'")),
+    (lambda m, t: t.norm(dim=-1, keepdim=True) + t, ("norm inside functional.normalize",)),
+    (lambda m, t: t.norm(dim=-1)[..., None] + t, ("linalg_vector_norm", "kept with length 1")),
+    (lambda m, t: functional.normalize(t, p=1.0, dim=-1), ("linalg_vector_norm", "'(top)'")),
+    (lambda m, t: functional.normalize(t, dim=1), ("linalg_vector_norm", "'(top)'")),
+    (lambda m, t: functional.normalize(t, dim=-1, eps=0.5), ("aten.clamp_min.default", "'(top)'")),
+    (lambda m, t: t / t.norm(dim=-1, keepdim=True).clamp_min(1), ("aten.clamp_min", "'(top)'")),
+    (lambda m, t: m.norm(t) / t.norm(dim=-1, keepdim=True), ("aten.div.Tensor", "'(top)'")),
+    (lambda m, t: t.clamp_min(0.0), ("aten.clamp_min.default", "'(top)'")),
+    (lambda m, t: t.mean((0, 1)) + t, ("images and channels", "[0, 1]", "'(top)'")),
+    (lambda m, t: t[:, 0].mean(0) + t, ("images and channels", "'(top)'")),
+    (lambda m, t: t.unflatten(1, (4, 4)).mean(2), ("images and channels", "'(top)'")),
+    (lambda m, t: m.rows(functional.adaptive_avg_pool2d(m.maps(t), 2)), ("one value per channel",)),
+    (lambda m, t: m.rows(functional.adaptive_avg_pool2d(m.maps(t), (1, 4))), ("one value per",)),
+    (lambda m, t: m.rows(functional.avg_pool2d(m.maps(t), 4)), ("aten.avg_pool2d", "'(top)'")),
     (lambda m, t: t * -1.0, ("positive number", "'(top)'")),
     (lambda m, t: t / t, ("aten.div.Tensor", "'(top)'")),
     (lambda m, t: t + 1.0, ("aten.add.Tensor", "'(top)'")),
     (lambda m, t: torch.add(t, t, alpha=2), ("alpha: 2", "'(top)'")),
     (lambda m, t: t @ torch.eye(32), ("a constant factor", "'(top)'")),
-    (lambda m, t: torch.ones(1, 1, 32).repeat(t.shape[0], 2, 1), ("aten.repeat", "'(top)'")),
+    (lambda m, t: t.repeat(1, 2, 1), ("aten.repeat", "'(top)'")),
+    (
+        lambda m, t: t + torch.arange(t.shape[0]).reshape(-1, 1, 1),
+        ("the same for every image", "'(top)'"),
+    ),
+    (lambda m, t: t.new_zeros(t.shape[0], 1, 32) + t, ("of fixed size", "expand it", "'(top)'")),
 ]
 
 
@@ -147,16 +187,25 @@ def test_unsupported_operator_is_named_with_its_module(
         assert part in text
 
 
+def halves(t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The same codes at two scales."""
+    return t, t * 0.5
+
+
 def forward(body: Callable[..., Any]) -> nn.Module:
     return type("Odd", (Tokens,), {"forward": body})()
 
 
 ODD: list[tuple[Callable[..., Any], str]] = [
     (lambda self, x, y: self.out(self.tokens(x + y)), "'y'"),
-    (lambda self, x: (self.out(self.tokens(x)), x), "found 1 and 2"),
-    (lambda self, x: None, "found 1 and 0"),
-    (lambda self, x: self.head.weight, "found 1 and 0"),
+    (lambda self, x: None, "found 1 inputs, and 0 such tensors among 1 outputs"),
+    (lambda self, x: self.head.weight, "0 such tensors among 1 outputs"),
+    (lambda self, x: (self.out(self.tokens(x)), self.head.weight), "1 such tensors among 2"),
+    (lambda self, x: 2 * (self.out(self.tokens(x)),), "1 such tensors among 2"),
+    (lambda self, x: halves(self.tokens(x)), "found one twice"),
     (lambda self, x: x, "returns its input"),
+    (lambda self, x: (x, self.out(self.tokens(x))), "returns its input"),
+    (lambda self, x: (self.out(self.tokens(x)), 0.5 * x.flatten(1)), "returns its input"),
     (lambda self, x: torch.from_numpy(x.numpy()), "torch.export"),
     (lambda self, x: self.out(self.tokens(x.reshape(2, 3, 32, 32))), "torch.export"),
 ]

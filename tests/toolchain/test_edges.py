@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import Quantized
+from toolchain_harness import Quantized, check_on_onnxruntime
 from toolchain_models import case
 
-from mnq.toolchain.edges import Edge, Edges, assign_edges
+from mnq.toolchain.edges import Edge, Edges, assign_edges, narrow
 from mnq.toolchain.graph import Graph
 
 Refusal = Callable[..., str]
@@ -129,11 +129,12 @@ def test_gelu_added_to_the_residual_keeps_8_bits() -> None:
 
 
 NARROW: list[tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = [
-    ("linear of module 'proj'", lambda m, t: t + m.proj(t + t)),
-    ("gelu of module '(top)'", lambda m, t: t + torch.nn.functional.gelu(t + t)),
-    ("matmul of module '(top)'", lambda m, t: (t + t) @ m.norm(t).transpose(1, 2) @ t),
+    ("linear", lambda m, t: t + m.proj(t + t)),
+    ("gelu", lambda m, t: t + torch.nn.functional.gelu(t + t)),
+    ("matmul", lambda m, t: (t + t) @ m.norm(t).transpose(1, 2) @ m.norm(t)),
+    ("normalize", lambda m, t: t + torch.nn.functional.normalize(t + t, dim=-1)),
     (
-        "attention of module '(top)'",
+        "attention",
         lambda m, t: (
             torch.nn.functional.scaled_dot_product_attention(
                 *(3 * [(t + t).reshape(-1, 16, 2, 16).transpose(1, 2)])
@@ -145,12 +146,52 @@ NARROW: list[tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = [
 ]
 
 
+@pytest.mark.onnxruntime
 @pytest.mark.parametrize(("reader", "middle"), NARROW, ids=lambda v: v if type(v) is str else "")
-def test_operator_on_8_bit_codes_that_reads_the_residual_stream_is_refused(
-    reader: str, middle: Callable[[Any, torch.Tensor], torch.Tensor], refusal: Refusal
+def test_operator_on_8_bit_codes_reads_the_residual_stream_requantized(
+    reader: str, middle: Callable[[Any, torch.Tensor], torch.Tensor], normalized: torch.Tensor
 ) -> None:
-    text = refusal(edges_of, middle)
-    assert "16-bit residual stream" in text and reader in text
+    """Once for all inputs of the operator; the codes have a scale of their own."""
+    quantized = Quantized(case(middle), normalized)
+    graph, edges = quantized.graph, quantized.edges
+    (narrow,) = [node for node in graph if node.op == "requantize"]
+    assert {node.op for node in graph.consumers(narrow.name)} == {reader}
+    assert edges.edges[narrow.name] == Edge(narrow.name, 1.0)
+    assert edges.kinds[narrow.name] == "activation"
+    assert edges.kinds[edges.edges[narrow.inputs[0]].group] == "residual"
+    for bits in (8, 4):
+        check_on_onnxruntime(quantized.program("lut", bits=bits), ("all",))
+
+
+def test_narrowing_twice_changes_nothing(quantizations: Callable[..., Quantized]) -> None:
+    graph = quantizations(models.cosine_windows).prepared
+    assert "requantize" in {node.op for node in graph}
+    assert list(narrow(graph).nodes) == list(graph.nodes)
+
+
+def test_unit_vectors_and_means_have_the_bits_of_what_reads_them() -> None:
+    """16 where they are added to the stream, which their operators can write."""
+    normalize = torch.nn.functional.normalize
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        return normalize(m.proj(m.norm(t)), dim=-1) + m.norm(t).mean(1, keepdim=True)
+
+    kinds = edges_of(middle).kinds
+    assert {kinds["normalize"], kinds["mean"]} == {"residual"}
+    kinds = edges_of(lambda m, t: t + m.proj(normalize(m.norm(t), dim=-1))).kinds
+    assert kinds["normalize"] == "activation"
+
+
+def test_maps_beside_logits_make_them_codes_like_others() -> None:
+    """The last of several outputs is no classifier's alone: it has a calibrated scale."""
+
+    class Both(models.Tokens):
+        def forward(self, x: torch.Tensor) -> Any:
+            t = self.tokens(x)
+            return t, self.out(t)
+
+    kinds = assign_edges(models.prepared(Both)).kinds
+    assert kinds["head"] == "activation" and "logits" not in kinds.values()
 
 
 def test_only_a_linear_layer_at_the_end_gives_logits() -> None:

@@ -2,10 +2,13 @@
 
 import gc
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import toolchain_models as models
 import torch
-from toolchain_harness import Quantized, worst_error
+from toolchain_harness import Quantized, returned, worst_error
 
 from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.graph import Graph, Node
@@ -87,6 +90,18 @@ def test_bias_enters_before_the_factor() -> None:
     x = torch.randn(3, 1, 4, 2, generator=draw)
     scores = (x @ x.transpose(-1, -2) + nodes[1].parameters["bias"]) * 0.5
     assert torch.equal(evaluate(graph, x), scores.softmax(-1) @ x)
+
+
+def test_returned_tensors_outlive_their_readers(
+    quantizations: Callable[..., Quantized],
+) -> None:
+    """As the last one does; the first map is read again by the next stage."""
+    found = quantizations(models.pyramid)
+    graph, images = found.prepared, found.normalized[:2]
+    first = returned(graph, images)[0]
+    early = replace(graph, output=graph.features[0], features=())
+    with torch.no_grad():
+        assert torch.equal(evaluate(early, images), first)
 
 
 def test_unknown_operator_is_a_bug_that_shows() -> None:

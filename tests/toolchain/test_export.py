@@ -17,7 +17,7 @@ from toolchain_harness import Quantized, every_tensor
 
 from mnq.models.zoo import LoadedModel
 from mnq.ops.errors import InputError
-from mnq.runtime import modelfile, verify
+from mnq.runtime import contents, modelfile, verify
 from mnq.runtime.modelfile import ModelFile
 from mnq.toolchain import export as exports
 from mnq.toolchain import map as maps
@@ -120,7 +120,8 @@ def test_certificate_is_of_the_reference_integers(
     which: str, request: pytest.FixtureRequest, loaded: LoadedModel
 ) -> None:
     model: ModelFile = request.getfixturevalue(which)
-    assert exports._certificate(rebuild(model, loaded)) == model.certificate
+    file = contents.digests(model.proto)
+    assert exports._certificate(rebuild(model, loaded), file) == model.certificate
 
 
 @pytest.mark.onnxruntime

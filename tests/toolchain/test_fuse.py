@@ -9,44 +9,20 @@ from typing import Any
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import FORMS, METHODS, Quantized, step
+from toolchain_harness import FORMS, METHODS, Quantized, given_images
+from toolchain_harness import same_integers as check
 from toolchain_models import OnPixels, Tokens, case
 from torch import nn
 
-from mnq.toolchain import build as building
 from mnq.toolchain.program import Program
 
 Forward = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def unfused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
+def unfused() -> Callable[..., Program]:
     """A function that builds a uniform program without the pass."""
-
-    def program(quantized: Quantized, *arguments: Any, **keywords: Any) -> Program:
-        with monkeypatch.context() as patch:
-            patch.setattr(building, "fuse", lambda program: program)
-            return quantized._program(*arguments, **keywords)
-
-    return program
-
-
-def images(kind: str) -> torch.Tensor:
-    pixels = models.pixels(5, seed=41)
-    return pixels if kind == "uint8" else models.normalize(pixels) * 1.5
-
-
-def check(fused: Program, plain: Program) -> None:
-    """All tensors of `fused` are those of `plain`; attention's in their other layout."""
-    source = images(fused.image.kind)
-    found, expected = fused.run(source), plain.run(source)
-    if fused.image.patch is not None:
-        del found[fused.image.name], expected[fused.image.name]
-    assert found.keys() <= expected.keys() and fused.output_scale == plain.output_scale
-    for name, value in found.items():
-        packed = name != fused.image.name and "Packed" in step(fused, name).operator
-        want = expected[name].transpose(1, 2) if packed else expected[name]
-        assert value.dtype == want.dtype and torch.equal(value, want), name
+    return lambda quantized, *arguments, **keywords: quantized.unfused(*arguments, **keywords)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float"])
@@ -78,7 +54,7 @@ def test_image_enters_as_rows_of_patches(quantized: Quantized, kind: str) -> Non
     assert program.image.patch == (8, 8)
     first = program.steps[0]
     assert (first.operator, first.inputs) == ("QLinear", (program.image.name,))
-    source = images(kind)
+    source = given_images(kind)
     rows = program.run(source)[program.image.name]
     whole = replace(program.image, patch=None)
     unfolded = nn.functional.unfold(whole.codes(source).double(), 8, stride=8)

@@ -9,7 +9,7 @@ import pytest
 import toolchain_models as models
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from toolchain_harness import Quantized, step
+from toolchain_harness import Quantized, logit_sqnr, step
 from toolchain_models import MEAN, SIZE, STD, OnPixels, Tokens
 from torch import nn
 
@@ -201,3 +201,25 @@ def test_layer_whose_rows_are_channels_needs_the_float_input(
     found = Quantized(models.randomize(PerChannel()), normalized)
     assert "--input float" in refusal(found.program, "lut")
     assert found.program("lut", kind="float").steps
+
+
+class Margins(Tokens):
+    """Zeros around the image: a grey of its mean."""
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        return super().tokens(nn.functional.pad(x[:, :1], (4, 4, 4, 4)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 32, 8, 8)
+
+
+def test_zeros_around_raw_pixels_are_refused_and_fine_around_floats(
+    normalized: torch.Tensor, refusal: Refusal
+) -> None:
+    """Code 0 is a pixel of 128, which is no zero to the float model."""
+    quantized = Quantized(models.randomize(Margins()), normalized)
+    text = refusal(quantized.program, "lut")
+    assert "found pad in module '(top)'" in text and "--input float" in text
+    program = quantized.program("lut", kind="float")
+    assert logit_sqnr(quantized, program, normalized) > 20  # measured 37; see test_program.py

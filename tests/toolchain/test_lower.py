@@ -15,54 +15,22 @@ import onnx
 import pytest
 import toolchain_models as models
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto
-from toolchain_harness import FORMS, METHODS, Quantized, every_tensor
+from onnx import TensorProto, helper
+from toolchain_harness import FORMS, METHODS, Quantized, check_on_onnxruntime
 from toolchain_models import case
 
+from mnq.ops import registry
 from mnq.runtime.purity import float_tensors
-from mnq.runtime.session import open_session
 from mnq.toolchain import export
 from mnq.toolchain import map as maps
 from mnq.toolchain.lower import INPUT, OUTPUT, lower
-from mnq.toolchain.program import Program
-
-LEVELS = ("disabled", "all")
+from mnq.toolchain.map import Map
 
 # Every method and form with pixels at 8 bits; at 6 and 4 bits, and with the float input, every
 # method in one form or the other.
 CASES = [(method, form, 8, "uint8") for method in METHODS for form in FORMS]
 CASES += [(m, FORMS[i % 2], 6, "float") for i, m in enumerate(METHODS)]
 CASES += [(m, FORMS[(i + 1) % 2], 4, "uint8") for i, m in enumerate(METHODS)]
-
-
-def images_for(kind: str, batch: int) -> NDArray[Any]:
-    """Black and white, or random; beyond all pixels where the input is float."""
-    pixels = models.pixels(batch, seed=batch)
-    if batch == 1:
-        pixels = models.pixels(5, seed=11)[4:]
-    return pixels.numpy() if kind == "uint8" else (models.normalize(pixels) * 1.5).numpy()
-
-
-def assert_same(found: NDArray[Any], expected: NDArray[Any], what: str) -> None:
-    assert found.dtype == expected.dtype, what
-    np.testing.assert_array_equal(found, expected, strict=True, err_msg=what)
-
-
-def check_on_onnxruntime(program: Program, levels: tuple[str, ...] = LEVELS) -> None:
-    """Every tensor at every level, for one image and for three, and the output alone."""
-    proto = lower(program, {})
-    names = [program.image.name, *(step.output for step in program.steps)]
-    for level in levels:
-        run = every_tensor(proto, names, level)
-        for batch in (1, 3):
-            images = images_for(program.image.kind, batch)
-            expected = {n: v.numpy() for n, v in program.run(torch.from_numpy(images)).items()}
-            for name, values in run(images).items():
-                assert_same(values, expected[name], f"{name}, level {level}, batch {batch}")
-        deployed = open_session(proto, level=level, threads=1, kernels=False)
-        logits = deployed.run(None, {INPUT: images})[0]
-        assert_same(logits, expected[program.output], f"logits, level {level}")
 
 
 @pytest.mark.onnxruntime
@@ -102,6 +70,35 @@ def test_other_models_compute_the_integers_of_their_program(
     build: Callable[[], torch.nn.Module], normalized: torch.Tensor
 ) -> None:
     check_on_onnxruntime(Quantized(build(), normalized).program("lut"), ("all",))
+
+
+# A method, form, width and input for each architecture; every method in windows.
+TURNS = [*enumerate(models.ARCHITECTURES), *((i, models.windows) for i in (9, 12, 15))]
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize(("turn", "build"), TURNS, ids=lambda v: getattr(v, "__name__", v))
+def test_architectures_compute_the_integers_of_their_program(
+    turn: int, build: Callable[[], torch.nn.Module], quantizations: Callable[..., Quantized]
+) -> None:
+    method, form = METHODS[turn % 4], FORMS[(turn + turn // 4) % 2]
+    bits, kind = (8, 4)[(turn // 2 + turn // 4) % 2], ("uint8", "float")[turn // 4 % 2]
+    check_on_onnxruntime(quantizations(build).program(method, form, bits, kind), ("all",))
+
+
+@pytest.mark.onnxruntime
+def test_mixed_methods_in_windows_compute_the_integers_of_their_program(
+    quantizations: Callable[..., Quantized],
+) -> None:
+    """Another method at every site."""
+    quantized = quantizations(models.windows)
+    entries: dict[str, dict[str, str]] = {}
+    for number, (site, kind) in enumerate(quantized.graph.sites().items()):
+        methods = registry.METHODS[kind]
+        entries[site] = {"method": methods[number % len(methods)]}
+        if kind == "softmax":
+            entries[site]["attention"] = FORMS[number % 2]
+    check_on_onnxruntime(quantized.build(Map("tiny", 8, 8, {}, entries)), ("all",))
 
 
 @pytest.mark.onnxruntime
@@ -152,6 +149,64 @@ def test_input_and_output_have_a_dynamic_batch(
     assert dims == ["batch", 3, 32, 32]
     dims = [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim]
     assert dims == ["batch", 10]
+
+
+def test_several_outputs_have_names_types_and_shapes_of_their_own(
+    quantizations: Callable[..., Quantized],
+) -> None:
+    program = quantizations(models.pyramid).program("lut")
+    graph = lower(program, {}).graph
+    assert [output.name for output in graph.output] == ["features_0", "features_1"]
+    for output, name in zip(graph.output, program.outputs, strict=True):
+        dims = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+        expected = program.run(models.pixels(2))[name].numpy()
+        assert dims == ["batch", *expected.shape[1:]]
+        dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
+        assert dtype == expected.dtype == np.int16
+
+
+def returned(body: Callable[[Any, torch.Tensor], Any], **modules: torch.nn.Module) -> Any:
+    """A model of this forward function, with more modules."""
+    model = type("Returned", (models.Tokens,), {"forward": body})()
+    for name, module in modules.items():
+        model.add_module(name, module)
+    return models.randomize(model)
+
+
+def constant_first(m: Any, x: torch.Tensor) -> Any:
+    """A concatenation that begins with a constant of 16 bits."""
+    t = m.tokens(x)
+    row = torch.linspace(-1, 1, 32).reshape(1, 1, 32).expand(x.shape[0], -1, -1)
+    t = torch.cat([row, t], 1)
+    return t, m.out(t)
+
+
+def padded_stream(m: Any, x: torch.Tensor) -> Any:
+    """onnxruntime pads no 16-bit integers."""
+    t = torch.nn.functional.pad(m.tokens(x), (0, 0, 1, 2))
+    return t, m.out(t[:, 1:])
+
+
+def named_as_outputs(m: Any, x: torch.Tensor) -> Any:
+    """Modules that have the names of the graph's own tensors."""
+    t = m.features_0(m.image(m.tokens(x)))
+    return t, m.out(t)
+
+
+def named_logits(m: Any, x: torch.Tensor) -> Any:
+    return m.logits(m.norm(m.tokens(x))[:, 0])
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize("body", [constant_first, padded_stream, named_as_outputs, named_logits])
+def test_outputs_are_copies_of_any_tensor(
+    body: Callable[[Any, torch.Tensor], Any], normalized: torch.Tensor
+) -> None:
+    layers = {name: torch.nn.Linear(32, 32) for name in ("image", "features_0", "logits")}
+    program = Quantized(returned(body, **layers), normalized).program("lut")
+    if body in (constant_first, padded_stream):
+        assert program.run(models.pixels(2))[next(iter(program.features))].dtype == torch.int16
+    check_on_onnxruntime(program, ("all",))
 
 
 def test_tensors_keep_the_names_of_the_program(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import worst_error
-from toolchain_models import case
+from toolchain_harness import Quantized, listed, returned, worst_error
+from toolchain_models import Tokens, case
 from torch import nn
 
 from mnq.toolchain.capture import capture
@@ -20,6 +20,23 @@ FLOAT32_NOISE = 1e-5  # see test_capture.py
 RAMP = torch.linspace(-2, 2, 256).reshape(1, 1, 16, 16)
 
 Captured = Callable[..., Graph]
+
+
+Quantizations = Callable[[Callable[[], nn.Module]], Quantized]
+
+
+@pytest.mark.parametrize("build", models.ARCHITECTURES, ids=lambda build: build.__name__)
+def test_graph_returns_what_the_torch_model_does_at_every_batch_size(
+    build: Callable[[], nn.Module], quantizations: Quantizations, normalized: torch.Tensor
+) -> None:
+    found = quantizations(build)
+    assert not [n for n in found.prepared if n.op in ("softmax", "matmul", "scale", "gain", "norm")]
+    for batch in (1, 2, 5):
+        with torch.no_grad():
+            expected = listed(found.model(normalized[:batch]))
+        values = returned(found.prepared, normalized[:batch])
+        for value, want in zip(values, expected, strict=True):
+            assert worst_error(value, want) < FLOAT32_NOISE, batch
 
 
 def attention(scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -111,6 +128,169 @@ def test_layer_that_something_else_reads_keeps_its_own_tensor(normalized: torch.
     assert graph.nodes["proj"].inputs == ("norm",)
     with torch.no_grad():
         assert worst_error(evaluate(graph, normalized), model(normalized)) < FLOAT32_NOISE
+
+
+# --- numbers per channel ---
+
+
+def gains(m: Tokens, t: torch.Tensor) -> torch.Tensor:
+    """Behind a layer with and without a bias, and a norm; also negative, and twice."""
+    down = torch.linspace(1, -1, 32)
+    t = t + m.proj(m.norm(t)) * down.reshape(1, 1, -1) * 0.5
+    t = t + down * nn.functional.linear(m.norm(t) * down, m.proj.weight)
+    return t + (down * m.proj(m.norm(t))) * down.abs()
+
+
+def test_number_per_channel_is_folded_into_the_layer_before_it(normalized: torch.Tensor) -> None:
+    model = case(gains)
+    graph = models.prepared(lambda: model)
+    assert [n.op for n in graph if n.op in ("linear", "layernorm", "gain", "add", "scale")] == [
+        "linear", "layernorm", "linear", "scale", "add",
+        *2 * ["layernorm", "linear"], "layernorm", "linear",
+    ]  # fmt: skip
+    with torch.no_grad():
+        assert worst_error(evaluate(graph, normalized), model(normalized)) < FLOAT32_NOISE
+
+
+def test_folded_layer_is_a_residual_addition_too(quantizations: Quantizations) -> None:
+    """LayerScale stands between the two."""
+    graph = quantizations(models.registers).prepared
+    residual = [n.name for n in graph if n.op == "linear" and len(n.inputs) > 1]
+    assert residual == [f"blocks.{i}.{name}" for i in range(2) for name in ("attn.proj", "mlp.fc2")]
+    assert not [n for n in graph if n.op == "add" and n.module.startswith("blocks")]
+
+
+# --- 8-bit codes of the residual stream ---
+
+
+def test_readers_of_8_bit_codes_share_a_requantization(normalized: torch.Tensor) -> None:
+    """Nothing stands between them and the 16-bit stream; a norm reads the stream itself."""
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        return t + m.proj(t) + nn.functional.gelu(t) + m.norm(t)
+
+    model = case(middle)
+    graph = models.prepared(lambda: model)
+    (narrow,) = [node for node in graph if node.op == "requantize"]
+    assert narrow.name == f"{narrow.inputs[0]}.narrow" and not narrow.site
+    assert {node.op for node in graph.consumers(narrow.name)} == {"linear", "gelu"}
+    assert {node.op for node in graph.consumers(narrow.inputs[0])} >= {"requantize", "layernorm"}
+    with torch.no_grad():
+        assert worst_error(evaluate(graph, normalized), model(normalized)) < FLOAT32_NOISE
+
+
+@pytest.mark.parametrize("build", [models.tiny, models.windows], ids=["tiny", "windows"])
+def test_layers_behind_norms_need_no_requantization(
+    build: Callable[[], nn.Module], quantizations: Quantizations
+) -> None:
+    assert "requantize" not in {node.op for node in quantizations(build).prepared}
+
+
+# --- several outputs ---
+
+
+def forward(body: Callable[[Any, torch.Tensor], Any]) -> nn.Module:
+    return models.randomize(type("Several", (Tokens,), {"forward": body})())
+
+
+def around_attention(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The result of attention, the residual stream behind it, and what is made of both."""
+    t = m.tokens(x)
+    q, k, v = m.heads(t)
+    context = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+    t = m.join(t, context)
+    return context, t, m.out(t)
+
+
+def around_a_layer(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A layer that is returned, and added to the stream as well."""
+    t = m.tokens(x)
+    y = m.proj(m.norm(t))
+    return y, m.out(t + y)
+
+
+def around_moves(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Maps that are cut to tokens again, and tokens that are windows before a layer."""
+    maps = m.embed(x)
+    t = m.rows(maps)
+    cut = t.unflatten(1, (2, 2, 2, 2)).transpose(2, 3)
+    y = m.proj(m.norm(cut))
+    return maps, cut, y, m.out(t + y.transpose(2, 3).flatten(1, 4))
+
+
+def logits_first(m: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    t = m.tokens(x)
+    return {"logits": m.out(t) * torch.linspace(-1, 2, models.CLASSES), "tokens": t}
+
+
+def one_of_attention(m: Any, x: torch.Tensor) -> torch.Tensor:
+    context: torch.Tensor = around_attention(m, x)[0]
+    return context
+
+
+def one_of_the_stream(m: Any, x: torch.Tensor) -> torch.Tensor:
+    t: torch.Tensor = around_attention(m, x)[1]
+    return t
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        around_attention,
+        around_a_layer,
+        around_moves,
+        logits_first,
+        one_of_attention,
+        one_of_the_stream,
+    ],
+)
+def test_what_is_returned_is_followed_where_it_is_fused(
+    body: Callable[[Any, torch.Tensor], Any], normalized: torch.Tensor
+) -> None:
+    model = forward(body)
+    graph = models.prepared(lambda: model)
+    with torch.no_grad():
+        result = model(normalized)
+    expected = [*result.values()] if isinstance(result, dict) else listed(result)
+    assert len(graph.outputs) == len(expected)
+    for value, want in zip(returned(graph, normalized), expected, strict=True):
+        assert worst_error(value, want) < FLOAT32_NOISE
+    if body is around_attention:
+        assert graph.outputs[1] == "proj" and graph.nodes["proj"].inputs[1:]
+
+
+INNER = {
+    "scores": lambda q, k: q @ k.transpose(-1, -2),
+    "probabilities": lambda q, k: (q @ k.transpose(-1, -2)).softmax(-1),
+}
+
+
+@pytest.mark.parametrize("what", INNER)
+def test_what_is_inside_attention_cannot_be_returned(
+    what: str, refusal: Callable[..., str]
+) -> None:
+    def body(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        t = m.tokens(x)
+        q, k, v = m.heads(t)
+        inner = INNER[what](q, k)
+        weights = inner.softmax(-1) if what == "scores" else inner
+        return inner, m.out(m.join(t, weights @ v))
+
+    assert "another softmax" in refusal(models.prepared, lambda: forward(body))
+
+
+def test_a_layer_that_is_returned_keeps_its_own_numbers(refusal: Callable[..., str]) -> None:
+    """Folding the gain into it would change what is returned."""
+
+    def body(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = m.proj(m.tokens(x))
+        return y, m.out(y * torch.linspace(0.5, 1, 32))
+
+    text = refusal(models.prepared, lambda: forward(body))
+    assert "number per channel behind a layer" in text
+
+
+# --- moves and names ---
 
 
 def test_moves_that_keep_the_order_become_one_reshape(captured: Captured) -> None:

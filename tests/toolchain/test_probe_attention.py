@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import toolchain_models as models
@@ -111,6 +113,33 @@ def test_probabilities_times_v_are_what_the_operator_rounds(
         allowed = 0.5 + error * ratio + expected.abs() * 2.0**-29
         assert bool(((output.double().transpose(1, 2) - expected).abs() <= allowed).all())
         assert int(output.abs().max()) > hi // 2
+
+
+@pytest.mark.parametrize("build", [models.windows, models.padded_windows])
+def test_scores_inside_windows_are_those_of_their_own_queries_and_keys(
+    build: Callable[[], torch.nn.Module], quantizations: Callable[..., Quantized]
+) -> None:
+    """In the program without fused views every window's stand apart."""
+    quantized = quantizations(build)
+    plain, images = quantized.unfused("lut"), models.pixels(5, seed=3)
+    tensors = plain.run(images)
+    found = walk(quantized, "lut", "deferred", 8)
+    assert len(found) == 3 and "LutWindowAttention" in {
+        probe.step.operator for probe, _, _ in found
+    }
+    for probe, inputs, _ in found:
+        apart = step(plain, probe.step.output)
+        q, k, v = (tensors[name] for name in apart.inputs)
+        expected = reference_scores(Probe(apart, "softmax", probe.choice), q, k)
+        codes = probe.read(inputs)
+        np.testing.assert_array_equal(codes.numpy().ravel(), expected.ravel())
+        assert codes.shape[-2:] == expected.shape[-2:] and len(codes) == 5
+        p = probe.write(codes)
+        assert p.shape == codes.shape and float((p.sum(-1) - 1).abs().max()) < 1e-12
+        product = p.reshape(*q.shape[:2], *p.shape[-2:]) @ v.double()
+        ratio = step(plain, apart.inputs[2]).scale / apart.scale
+        written = tensors[apart.output].double()
+        assert float((written - (product * ratio).clamp(-128, 127)).abs().max()) < 0.51
 
 
 def value_scale(quantized: Quantized, probe: Probe, bits: int) -> float:

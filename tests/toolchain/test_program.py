@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import toolchain_models as models
 import torch
-from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr
+from toolchain_harness import FORMS, METHODS, Quantized, logit_sqnr, sqnr
 
 from mnq.ops.qlinear.op import accumulate
 from mnq.ops.requantize.op import code_range
@@ -148,6 +150,34 @@ def test_output_that_is_read_again_is_kept(quantized: Quantized, pixels: torch.T
     for _ in early.walk(values, len(pixels)):
         pass
     assert torch.equal(values[inner], program.run(pixels)[inner])
+
+
+def test_all_outputs_are_kept_with_their_scales(
+    quantizations: Callable[..., Quantized], pixels: torch.Tensor
+) -> None:
+    """Each close to its float map: its scale is its own."""
+    found = quantizations(models.pyramid)
+    program = found.program("lut")
+    values = program.start(pixels)
+    for _ in program.walk(values, len(pixels)):
+        pass
+    assert set(values) == set(program.outputs) and list(program.outputs)[-1] == program.output
+    for (name, scale), exactly in zip(program.outputs.items(), found.outputs, strict=True):
+        assert sqnr(exactly, values[name].double() * scale) > LEAST_SQNR["lut"]
+
+
+@pytest.mark.parametrize("build", models.ARCHITECTURES, ids=lambda build: build.__name__)
+def test_architectures_approximate_their_float_models(
+    build: Callable[[], torch.nn.Module],
+    quantizations: Callable[..., Quantized],
+    pixels: torch.Tensor,
+) -> None:
+    """As the model above does; measured 28 dB or more."""
+    found = quantizations(build)
+    program = found.program("lut")
+    tensors = program.run(pixels)
+    for (name, scale), exactly in zip(program.outputs.items(), found.outputs, strict=True):
+        assert sqnr(exactly, tensors[name].double() * scale) > LEAST_SQNR["lut"]
 
 
 def test_a_step_alone_computes_its_tensor(quantized: Quantized, pixels: torch.Tensor) -> None:

@@ -182,6 +182,8 @@ class Everything(Tokens):
         t = self.join(t, scaled_dot_product_attention(q, k, v, attn_mask=self.bias))
         q, k, v = self.heads(t)
         t = self.join(t, (q * 0.1) @ (k.transpose(-1, -2) @ v))
+        t = nn.functional.pad(t.roll(1, 1), (0, 0, 1, 0)) + self.proj(t).mean(1, keepdim=True)
+        t = t[:, 1:] + nn.functional.normalize(self.norm(t)[:, :-1], dim=-1)
         return t * 0.5 + nn.functional.gelu(self.norm(t), approximate="tanh")
 
     def out(self, t: torch.Tensor) -> torch.Tensor:
@@ -196,6 +198,7 @@ class NormFirst(Tokens):
 
 
 KINDS = {"linear", "layernorm", "gelu", "attention", "matmul", "add", "constant", "scale", *VIEWS}
+KINDS |= {"normalize", "mean", "requantize"}
 
 
 @pytest.mark.parametrize("build", [Everything, models.distilled, models.OnPixels, NormFirst])
@@ -247,3 +250,55 @@ def test_a_state_dict_has_all_that_the_integers_depend_on(
     assert not torch.equal(logits, other(pixels))
     other.load_state_dict(state)
     assert torch.equal(logits, other(pixels)) and other.scales() == trained.scales()
+
+
+# --- windows ---
+
+
+def test_biases_of_windows_are_trained_and_deployed(
+    quantizations: Callable[..., Quantized], pixels: torch.Tensor
+) -> None:
+    """A step moves all that attention has of its own; what is exported computes the same."""
+    for build in (models.windows, models.cosine_windows):
+        found = quantizations(build)
+        model = qat(found, learned=True)
+        own = {
+            f"{node.name}.{key}": value.clone()
+            for node in found.graph
+            if node.op == "attention"
+            for key, value in node.parameters.items()
+        }
+        factors = [name for name in own if name.endswith(".factor")]
+        assert len(own) == 3 + len(factors) and len(factors) in (0, 3)
+        assert torch.equal(model(pixels), found.program("lut").logits(pixels))
+        losses = train(model, pixels, 2)
+        assert losses[1] < losses[0]
+        weights = model.weights()
+        assert not [name for name, value in own.items() if torch.equal(weights[name], value)]
+        trained = model.program()
+        assert torch.equal(model(pixels), trained.logits(pixels))
+        if build is models.windows:  # though no two windows have one bias any more
+            packed = [s for s in trained.steps if s.operator == "LutWindowAttention"]
+            assert [s.constants["bias"].shape[0] for s in packed] == [1, 4]
+
+
+def test_gradients_inside_windows_are_close_to_the_float_models(
+    quantizations: Callable[..., Quantized], pixels: torch.Tensor
+) -> None:
+    """Of what is masked there is none to speak of."""
+    found = quantizations(models.windows)
+    want, got = float_gradients(found, 8), gradients(qat(found), pixels[:8])
+    assert cosine(got, want) > 0.99 and worst(got, want) > 0.97  # measured 0.998 and 0.988
+    masked = found.graph.nodes["layers.0.blocks.1.attn.context"]
+    gradient = got[f"{masked.name}.bias"]
+    hidden = masked.parameters["bias"] * masked.settings["factor"] < -50
+    largest = float(gradient.abs().max())
+    assert bool(hidden.any()) and float(gradient[hidden].abs().max()) < 1e-9 * largest
+    assert bool(gradient[~hidden].all())
+
+
+def test_a_model_without_logits_is_refused(
+    quantizations: Callable[..., Quantized], refusal: Callable[..., str]
+) -> None:
+    text = refusal(qat, quantizations(models.pyramid))
+    assert text.startswith("qat: expected a model that returns logits, found one that returns")

@@ -193,3 +193,36 @@ def test_observed_sites_are_tensors_of_the_float_model(
         np.testing.assert_array_equal(found.read[site].double().numpy(), read[:3])
         np.testing.assert_allclose(found.written[site].numpy(), written[:3], rtol=1e-5, atol=1e-9)
     np.testing.assert_array_equal(found.logits.numpy(), floats[quantized.graph.output][:3])
+
+
+# --- windows ---
+
+
+@pytest.mark.parametrize("how", MEASURES)
+def test_windows_of_an_image_count_as_that_image(
+    how: str, quantizations: Callable[..., Quantized]
+) -> None:
+    """Shifted and masked ones too; a norm outside of windows is beside them."""
+    quantized = quantizations(models.windows)
+    found = quantized.measure(how, BATCHES, ("ibert",))
+    run = found.run(8, how, "ibert")
+    assert run is not None
+    pixels, images = (torch.cat(part) for part in zip(*BATCHES, strict=True))
+    values: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        evaluate(quantized.graph, images, values.__setitem__)
+    plain = quantized.unfused("ibert")
+    tensors = plain.run(pixels)
+    steps = {s.site: s for s in plain.steps if s.site}
+    for site, kind in found.sites.items():
+        assert len(run.sites[site].input.signal) == len(run.sites[site].output.noise) == 7
+        if kind == "softmax":
+            exactly = values[f"{steps[site].output}.scores"]
+            probe = quantized.variants(8).probe(site, "ibert")
+            codes = torch.from_numpy(read_codes(steps[site], tensors))
+            codes = codes if how == "joint" else probe.quantize(exactly)
+            pairs = (exactly, probe.value(codes)), (exactly.softmax(-1), probe.write(codes))
+            entry = run.sites[site]
+            for powers, pair in zip((entry.input, entry.output), pairs, strict=True):
+                x, q = (value.double().reshape(7, -1).numpy() for value in pair)
+                assert_powers(powers, x, q, site)

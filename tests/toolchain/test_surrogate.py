@@ -64,11 +64,16 @@ def gelu(x: Tensors, call: Call) -> torch.Tensor:
 
 
 def attention(x: Tensors, call: Call) -> torch.Tensor:
-    q, k, v, *bias = x
-    scores = torch.einsum("bhnd,bhmd->bhnm", q, k)
-    scores = (scores + bias[0] if bias else scores) * call.node.settings["factor"]
+    q, k, v = x[:3]
+    more = dict(zip(call.node.parameters, x[3:], strict=True))
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) + more.get("bias", 0.0)
+    scores = scores * more.get("factor", 1.0) * call.node.settings["factor"]
     weights = torch.exp(quantized(scores, call.scores or call.output))
     return torch.einsum("bhnm,bhmd->bhnd", weights / weights.sum(-1, keepdim=True), v)
+
+
+def unit(x: Tensors, call: Call) -> torch.Tensor:
+    return x[0] * torch.einsum("bnc,bnc->bn", x[0], x[0])[..., None] ** -0.5
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,17 @@ CASES = {
     "attention with bias": Case(
         "attention", attention, HEADS, {"bias": (2, 5, 7)}, 0.03, {"factor": 0.5}
     ),
+    "attention with a factor per head": Case(
+        "attention",
+        attention,
+        HEADS,
+        {"bias": (2, 5, 7), "factor": (2, 1, 1)},
+        0.03,
+        {"factor": 2.0},
+    ),
+    "normalize": Case("normalize", unit, [X], {}, 0.02),
+    "mean": Case("mean", lambda x, _: torch.einsum("bnc->bc", x[0]) / 5, [X], {}, 0.02),
+    "requantize": Case("requantize", lambda x, _: x[0] * 1.0, [X], {}, 0.035),
     "matmul": Case("matmul", lambda x, _: x[0] @ x[1], [X, (2, 8, 3)], {}, 0.1),
     "add": Case("add", lambda x, _: x[0] + x[1], [X, X], {}, 0.05),
     "add of a row": Case("add", lambda x, _: x[0] + x[1], [X, (1, 1, 8)], {}, 0.05),

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mnq.ops.body import IR_VERSION, OPSET
@@ -29,6 +29,9 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("slice", {"axis": 2, "start": 1, "stop": LAST, "step": 2}, 1),
     ("slice", {"axis": 3, "start": -3, "stop": -1, "step": 1}, 1),
     ("slice", {"axis": 0, "start": 0, "stop": 100, "step": 1}, 1),
+    ("gather", {"axis": 1, "order": (3, 0, 1, 2)}, 1),
+    ("gather", {"axis": 3, "order": (4, 4, 0)}, 1),
+    ("pad", {"before": (0, 1, 0, 2), "after": (0, 0, 3, 0)}, 1),
     ("concat", {"axis": 1}, 2),
     ("concat", {"axis": 3}, 3),
     ("expand", {"shape": (-1, 4, 6, 5)}, 1),
@@ -51,8 +54,15 @@ def onnx_model(
         constants = {"shape": np.array([3, *settings["shape"][1:]], np.int64)}
     element_type = helper.np_dtype_to_tensor_dtype(inputs[0].dtype)
     names = [f"x{i}" for i in range(len(inputs))]
+    nodes = [helper.make_node(kind, [*names, *constants], ["y"], **attributes)]
+    if name == "pad":  # of int16 by way of int32, see lower.py
+        nodes = [
+            helper.make_node("Cast", names, ["wide"], to=TensorProto.INT32),
+            helper.make_node(kind, ["wide", *constants], ["padded"], **attributes),
+            helper.make_node("Cast", ["padded"], ["y"], to=element_type),
+        ]
     graph = helper.make_graph(
-        [helper.make_node(kind, [*names, *constants], ["y"], **attributes)],
+        nodes,
         name,
         [
             helper.make_tensor_value_info(n, element_type, x.shape)
@@ -88,7 +98,8 @@ def test_onnx_moves_codes_as_torch_does(
         found = open_session(model, threads=1, kernels=False).run(None, feeds)[0]
     assert found.dtype == expected.dtype == dtype
     np.testing.assert_array_equal(found, expected, strict=True)
-    assert set(expected.reshape(-1).tolist()) <= set(np.concatenate(inputs).reshape(-1).tolist())
+    given = {*np.concatenate(inputs).reshape(-1).tolist(), *([0] if name == "pad" else [])}
+    assert set(expected.reshape(-1).tolist()) <= given
 
 
 def test_every_view_is_compared() -> None:

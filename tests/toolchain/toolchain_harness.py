@@ -12,17 +12,18 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import ModelProto
-from toolchain_models import MEAN, SIZE, STD, normalize, prepared
+from toolchain_models import MEAN, SIZE, STD, normalize, pixels, prepared
 
-from mnq.runtime.session import open_session, with_all_outputs
+from mnq.runtime.session import infer, open_session, with_all_outputs
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import build
+from mnq.toolchain.build import assemble, build
 from mnq.toolchain.calibrate import Statistics, collect, scales
 from mnq.toolchain.edges import Edges, assign_edges
 from mnq.toolchain.equalize import equalize
 from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.image import image_input
+from mnq.toolchain.lower import lower
 from mnq.toolchain.map import Map
 from mnq.toolchain.measurements import Measurements
 from mnq.toolchain.program import Program, Step
@@ -63,6 +64,16 @@ class Quantized:
     ) -> Program:
         """The program of a uniform map."""
         return self.build(maps.uniform("tiny", method, bits, form), kind=kind)
+
+    def unfused(
+        self, method: str | Map, form: str = "deferred", bits: int = 8, kind: str = "uint8"
+    ) -> Program:
+        """The program of a map, or of a uniform one, before views are fused."""
+        mapping = maps.uniform("tiny", method, bits, form) if isinstance(method, str) else method
+        found = self.scales(mapping.activation_bits)
+        choices = mapping.resolve(self.graph.sites())
+        image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
+        return assemble(self.graph, self.edges, found, mapping, choices, image)
 
     def _variants(self, bits: int = 8) -> Variants:
         """Every method at every site."""
@@ -114,8 +125,27 @@ class Quantized:
     @cached_property
     def logits(self) -> torch.Tensor:
         """What the torch model itself returns for the calibration images."""
+        (logits,) = self.outputs
+        return logits
+
+    @cached_property
+    def outputs(self) -> list[torch.Tensor]:
+        """The same, where it returns several tensors."""
         with torch.no_grad():
-            return self.model(self.normalized)
+            return listed(self.model(self.normalized))
+
+
+def returned(graph: Graph, images: torch.Tensor) -> list[torch.Tensor]:
+    """Everything that a graph returns in float, in its order."""
+    seen: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        evaluate(graph, images, seen.__setitem__)
+    return [seen[name] for name in graph.outputs]
+
+
+def listed(result: Any) -> list[torch.Tensor]:
+    """Everything that a torch model returned, in the order of its graph."""
+    return [*result] if isinstance(result, tuple) else [result]
 
 
 def worst_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -151,6 +181,40 @@ def step(program: Program, name: str) -> Step:
     return next(s for s in program.steps if s.output == name)
 
 
+def given_images(kind: str) -> torch.Tensor:
+    """Five images as a program takes them; beyond all pixels where the input is float."""
+    given = pixels(5, seed=41)
+    return given if kind == "uint8" else normalize(given) * 1.5
+
+
+def same_integers(fused: Program, plain: Program) -> None:
+    """All tensors of `fused` are those of `plain`; attention's in their other layout."""
+    source = given_images(fused.image.kind)
+    found, expected = fused.run(source), plain.run(source)
+    if fused.image.patch is not None:
+        del found[fused.image.name], expected[fused.image.name]
+    assert fused.outputs == plain.outputs
+    for name, value in found.items():
+        made = None if name == fused.image.name else step(fused, name)
+        if made is not None and name not in expected:  # a view of the qkv tensor
+            assert (made.operator, name) == ("reshape", f"{name.removesuffix('.qkv')}.qkv")
+            want = expected[made.inputs[0]].reshape(value.shape)
+        elif made is not None and len(made.inputs) == 1 and made.operator.endswith("Attention"):
+            want = by_token(expected[name], made)
+        else:
+            want = expected[name]
+        assert value.dtype == want.dtype and torch.equal(value, want), name
+
+
+def by_token(value: torch.Tensor, made: Step) -> torch.Tensor:
+    """Results of attention by head, (B, H, N, d) or of windows, as the step that packs them."""
+    tokens, heads, depth = made.shape[1:]
+    inverse = np.asarray(made.constants.get("inverse", np.arange(tokens)))
+    windows = len(np.asarray(made.constants.get("order", inverse[None])))
+    rows = value.reshape(-1, windows, heads, tokens // windows, depth).transpose(2, 3)
+    return rows.reshape(-1, tokens, heads, depth)[:, torch.from_numpy(inverse)]
+
+
 def separate(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Queries, keys and values (B, H, N, d) of what an attention step reads."""
     if len(inputs) == 3:
@@ -168,4 +232,37 @@ def every_tensor(proto: ModelProto, names: list[str], level: str) -> Run:
     """A function from images to every named tensor, on onnxruntime's CPU provider."""
     watched = with_all_outputs(proto, names)
     session = open_session(watched, level=level, threads=1, kernels=False)
-    return lambda images: dict(zip(names, session.run(None, {"image": images}), strict=True))
+    return lambda images: dict(zip(names, infer(session, images), strict=True))
+
+
+LEVELS = ("disabled", "all")
+
+
+def images_for(kind: str, batch: int) -> NDArray[Any]:
+    """Black and white, or random; beyond all pixels where the input is float."""
+    given = pixels(batch, seed=batch)
+    if batch == 1:
+        given = pixels(5, seed=11)[4:]
+    return given.numpy() if kind == "uint8" else (normalize(given) * 1.5).numpy()
+
+
+def assert_same(found: NDArray[Any], expected: NDArray[Any], what: str) -> None:
+    """The same type and the same integers."""
+    assert found.dtype == expected.dtype, what
+    np.testing.assert_array_equal(found, expected, strict=True, err_msg=what)
+
+
+def check_on_onnxruntime(program: Program, levels: tuple[str, ...] = LEVELS) -> None:
+    """Every tensor at every level, for one image and for three, and the outputs alone."""
+    proto = lower(program, {})
+    names = [program.image.name, *(step.output for step in program.steps)]
+    for level in levels:
+        run = every_tensor(proto, names, level)
+        for batch in (1, 3):
+            images = images_for(program.image.kind, batch)
+            expected = {n: v.numpy() for n, v in program.run(torch.from_numpy(images)).items()}
+            for name, values in run(images).items():
+                assert_same(values, expected[name], f"{name}, level {level}, batch {batch}")
+        deployed = open_session(proto, level=level, threads=1, kernels=False)
+        for name, values in zip(program.outputs, infer(deployed, images), strict=True):
+            assert_same(values, expected[name], f"{name} as output, level {level}")

@@ -1,4 +1,4 @@
-"""Models to capture: tiny timm transformers with random weights, and hand-written modules.
+"""Models to capture: tiny transformers of timm and torchvision, and hand-written modules.
 
 Weights are random but not small: LayerNorm weights differ per channel and one in five is
 negative, biases are not zero, attention is not flat.
@@ -12,10 +12,16 @@ from typing import Any
 
 import torch
 from timm.layers import set_fused_attn, use_fused_attn
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torchvision.models import swin_transformer as torchvision_swin
+from torchvision.models import vision_transformer as torchvision_vit
 
+from mnq.models.features import FeatureMaps
 from mnq.models.preprocess import Preprocess
 from mnq.models.weights import digest
 from mnq.models.zoo import LoadedModel
@@ -35,6 +41,18 @@ TINY = {
     "num_classes": CLASSES,
 }
 
+# 8x8 tokens in four windows, the second block's shifted; merged to 4x4, one window.
+WINDOWS = {
+    "img_size": SIZE,
+    "patch_size": 4,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (2, 1),
+    "num_heads": (2, 4),
+    "mlp_ratio": 2.0,
+    "num_classes": CLASSES,
+}
+
 
 def randomize(model: nn.Module, seed: int = 1) -> nn.Module:
     """`model` in eval mode with weights that depend on the seed alone."""
@@ -47,6 +65,8 @@ def randomize(model: nn.Module, seed: int = 1) -> nn.Module:
         for name, p in model.named_parameters():
             if p.ndim in (2, 4):
                 p.copy_(normal(p.shape) * 1.5 / p[0].numel() ** 0.5)
+            elif name.endswith("logit_scale"):  # log of what cosines are multiplied by
+                p.copy_(normal(p.shape) * 0.5 + 2.0)
             elif p.ndim == 3:  # tokens and position embeddings
                 p.copy_(normal(p.shape) * 0.5)
             elif name.endswith("weight"):
@@ -67,15 +87,96 @@ def distilled() -> nn.Module:
     return randomize(VisionTransformerDistilled(**TINY))
 
 
+def registers() -> nn.Module:
+    """As DINOv2: register tokens without a position, and LayerScale, also negative."""
+    return tiny(reg_tokens=2, no_embed_class=True, init_values=0.5)
+
+
+def relative_positions() -> nn.Module:
+    """As BEiT: a bias per head on the scores, LayerScale, and the mean of the tokens."""
+    options = {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.5}
+    return randomize(Beit(**TINY, **options))
+
+
+def windows(**overrides: Any) -> nn.Module:
+    """timm's Swin transformer of two stages."""
+    return randomize(SwinTransformer(**{**WINDOWS, **overrides}))
+
+
+def fused_windows() -> nn.Module:
+    """The same weights; attention, with its mask, is one operator of torch."""
+    with fused_attention(True, experimental=True):
+        return windows()
+
+
+def padded_windows() -> nn.Module:
+    """Windows of three do not divide 8 or 4 tokens: zeros around them, and cut off again."""
+    return windows(window_size=3)
+
+
+def cosine_windows() -> nn.Module:
+    """timm's Swin V2: cosine attention, norms behind the branches; windows of three, as above."""
+    return randomize(SwinTransformerV2(**{**WINDOWS, "window_size": 3}))
+
+
+def torchvision_windows() -> nn.Module:
+    """torchvision's Swin transformer of the same sizes."""
+    return randomize(
+        torchvision_swin.SwinTransformer(
+            patch_size=[4, 4],
+            embed_dim=16,
+            depths=[2, 1],
+            num_heads=[2, 4],
+            window_size=[4, 4],
+            mlp_ratio=2.0,
+            stochastic_depth_prob=0.0,
+            num_classes=CLASSES,
+        )
+    )
+
+
+def torchvision_plain() -> nn.Module:
+    """torchvision's vision transformer: torch's own attention module."""
+    return randomize(
+        torchvision_vit.VisionTransformer(
+            image_size=SIZE,
+            patch_size=8,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=32,
+            mlp_dim=64,
+            num_classes=CLASSES,
+        )
+    )
+
+
+def pyramid() -> nn.Module:
+    """The maps of both stages."""
+    return FeatureMaps(windows(), 2).eval()
+
+
+ARCHITECTURES = [
+    registers,
+    relative_positions,
+    windows,
+    fused_windows,
+    padded_windows,
+    cosine_windows,
+    torchvision_windows,
+    torchvision_plain,
+    pyramid,
+]
+
+
 @contextmanager
-def fused_attention(enable: bool) -> Iterator[None]:
+def fused_attention(enable: bool, experimental: bool = False) -> Iterator[None]:
     """Let timm's attention, built inside, be one fused operator or three."""
-    before = use_fused_attn()
-    set_fused_attn(enable)
+    before = use_fused_attn(experimental=True), use_fused_attn()
+    set_fused_attn(enable, experimental)
     try:
         yield
     finally:
-        set_fused_attn(before)
+        set_fused_attn(before[1], experimental=before[0])
 
 
 def loaded(seed: int = 1) -> LoadedModel:
@@ -123,6 +224,14 @@ class Tokens(nn.Module):
         """q, k, v of shape (B, 2, N, 16)."""
         split = self.qkv(self.norm(t)).reshape(t.shape[0], -1, 3, 2, 16)
         return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def maps(self, t: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, 16, 32) as maps (B, 32, 4, 4)."""
+        return t.transpose(1, 2).unflatten(2, (4, 4))
+
+    def rows(self, maps: torch.Tensor) -> torch.Tensor:
+        """And back."""
+        return maps.flatten(2).transpose(1, 2)
 
     def join(self, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         return t + self.proj(context.transpose(1, 2).flatten(2))

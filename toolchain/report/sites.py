@@ -34,6 +34,6 @@ class Site:
 
     @property
     def block(self) -> str:
-        """The number of its block (stage.block in Swin); "" outside of blocks."""
+        """The number of its block (stage.block where there are stages); "" outside of blocks."""
         found = _BLOCK.search(self.name)
         return "" if found is None else ".".join(part for part in found.groups() if part)

@@ -1,8 +1,10 @@
 // Every operator of the domain `mnq`: its inputs as ops/*/op.py names them, and its kernel.
 #include "ops/native/cpu/attention.h"
 #include "ops/native/cpu/gelu.h"
+#include "ops/native/cpu/l2_normalize.h"
 #include "ops/native/cpu/layernorm.h"
 #include "ops/native/cpu/linear.h"
+#include "ops/native/cpu/mean_tokens.h"
 #include "ops/native/cpu/patches.h"
 #include "ops/native/cpu/qmatmul.h"
 #include "ops/native/cpu/requantize.h"
@@ -24,12 +26,16 @@ const Names saturation{"m", "e", "lo", "hi"};
 
 template <SoftmaxMethod method, bool deferred>
 void add_attention(std::vector<Definition>& all, const char* name, const char* packed_name,
-                   const Names& softmax) {
-  const Names scores{"bias", "m_s", "e_s", "lo_s", "hi_s"};
-  all.push_back({name, joined({{"q", "k", "v"}, scores, softmax, saturation}), 3, Type::int8,
-                 false, -1, make_attention<method, deferred, false>});
-  all.push_back({packed_name, joined({{"qkv"}, scores, softmax, saturation}), 1, Type::int8, false,
-                 -1, make_attention<method, deferred, true>, infer::packed_attention});
+                   const char* window_name, const Names& softmax) {
+  using L = AttentionLayout;
+  const Names rest = joined({{"m_s", "e_s", "lo_s", "hi_s"}, softmax, saturation});
+  all.push_back({name, joined({{"q", "k", "v", "bias"}, rest}), 3, Type::int8, false, -1,
+                 make_attention<method, deferred, L::separate>});
+  all.push_back({packed_name, joined({{"qkv", "bias"}, rest}), 1, Type::int8, false, -1,
+                 make_attention<method, deferred, L::packed>, infer::packed_attention});
+  all.push_back({window_name, joined({{"qkv", "bias", "kind", "order", "inverse"}, rest}), 1,
+                 Type::int8, false, -1, make_attention<method, deferred, L::window>,
+                 infer::packed_attention});
 }
 
 std::vector<Definition> all_definitions() {
@@ -48,6 +54,8 @@ std::vector<Definition> all_definitions() {
   add("QLinearAdd", {"x", "r"}, joined({{"w", "bias"}, addition}), 1, make_qlinear_add,
       infer::second);
   add("QMatMul", {"a", "b"}, joined({{"bias"}, saturation}), -1, make_qmatmul, infer::product);
+  add("L2Normalize", {"q"}, saturation, -1, make_l2_normalize, as_first);
+  add("MeanTokens", {"q"}, saturation, -1, make_mean_tokens, infer::mean_tokens);
   all.push_back({"Patches", {"x", "offset", "split", "flat"}, 1, Type::int8, false, -1,
                  make_patches, infer::patches});
 
@@ -70,19 +78,23 @@ std::vector<Definition> all_definitions() {
                  make_fqvit_softmax, as_first});
 
   using M = SoftmaxMethod;
-  add_attention<M::ivit, true>(all, "IVitAttention", "IVitPackedAttention", {"x0", "m_w", "e_w"});
+  add_attention<M::ivit, true>(all, "IVitAttention", "IVitPackedAttention", "IVitWindowAttention",
+                               {"x0", "m_w", "e_w"});
   add_attention<M::ivit, false>(all, "IVitNormalizedAttention", "IVitNormalizedPackedAttention",
-                                {"x0", "shift"});
+                                "IVitNormalizedWindowAttention", {"x0", "shift"});
   add_attention<M::ibert, true>(all, "IBertAttention", "IBertPackedAttention",
-                                {"x0", "b", "c", "m_w", "e_w"});
+                                "IBertWindowAttention", {"x0", "b", "c", "m_w", "e_w"});
   add_attention<M::ibert, false>(all, "IBertNormalizedAttention", "IBertNormalizedPackedAttention",
+                                 "IBertNormalizedWindowAttention",
                                  {"x0", "b", "c", "m_p", "e_p", "shift", "zp"});
-  add_attention<M::fqvit, true>(all, "FqVitAttention", "FqVitPackedAttention", {"x0", "b", "c"});
+  add_attention<M::fqvit, true>(all, "FqVitAttention", "FqVitPackedAttention",
+                                "FqVitWindowAttention", {"x0", "b", "c"});
   add_attention<M::fqvit, false>(all, "FqVitNormalizedAttention", "FqVitNormalizedPackedAttention",
-                                 {"x0", "b", "c"});
-  add_attention<M::lut, true>(all, "LutAttention", "LutPackedAttention", {"table", "base"});
+                                 "FqVitNormalizedWindowAttention", {"x0", "b", "c"});
+  add_attention<M::lut, true>(all, "LutAttention", "LutPackedAttention", "LutWindowAttention",
+                              {"table", "base"});
   add_attention<M::lut, false>(all, "LutNormalizedAttention", "LutNormalizedPackedAttention",
-                               {"table", "base", "shift", "zp"});
+                               "LutNormalizedWindowAttention", {"table", "base", "shift", "zp"});
   return all;
 }
 

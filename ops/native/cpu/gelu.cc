@@ -21,12 +21,11 @@ class Tables {
  public:
   Tables() = default;
   Tables(Type to, int64_t tables) : to_(to) {
+    require_codes(to);
     if (to == Type::int8) {
       bytes_ = Buffer<int8_t>(tables * codes);
-    } else if (to == Type::int16) {
-      words_ = Buffer<int16_t>(tables * codes);
     } else {
-      throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to));
+      words_ = Buffer<int16_t>(tables * codes);
     }
   }
 

@@ -139,9 +139,7 @@ class LayerNormKernel : public Kernel {
  public:
   LayerNormKernel(const Node& node, const Path& path, LayerNormMethod method)
       : path_(path), to_(node.to), constants_(node, method), view_(constants_.view()) {
-    if (to_ != Type::int8 && to_ != Type::int16) {
-      throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to_));
-    }
+    require_codes(to_);
     const Shape& q = node["q"].shape;
     if (!q.empty() && q.back() >= 0) require_columns(q);
   }

@@ -27,6 +27,10 @@ struct Path {
   void (*attend)(const AttentionJob& job);  // path/attention.h
   void (*requantize)(const RequantizeJob& job);  // path/requantize.h
   void (*layernorm)(const LayerNormJob& job);  // path/layernorm.h
+  // Requantizes int8 rows divided by their norms; m and e are one number (path/l2_normalize.h).
+  void (*l2_normalize)(const RequantizeJob& job);
+  // Requantizes the sum of all rows, which fits 32 bits, to one row (path/mean_tokens.h).
+  void (*sum_rows)(const RequantizeJob& job);
 
   // y[i] = table[x[i] + 128]; x and y may be the same (path/table.h).
   void (*look_up)(const int8_t* table, const int8_t* x, int8_t* y, int64_t n);

@@ -42,6 +42,11 @@ Rescaling OwnedRescaling::at(int64_t offset, bool per_column) const {
   return {m_.data() + offset, e_.data() + offset, per_column, form_};
 }
 
+void require_codes(Type to) {
+  if (to == Type::int8 || to == Type::int16) return;
+  throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to));
+}
+
 Limits::Limits(const Node& node, const char* lo, const char* hi)
     : Limits(node, node.to, lo, hi) {}
 

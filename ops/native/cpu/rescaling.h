@@ -27,6 +27,9 @@ class OwnedRescaling {
   Form form_ = Form::wide;
 };
 
+// Throws Refusal unless `to`, the element type of the output, is int8 or int16.
+void require_codes(Type to);
+
 // lo and hi of a node, within the element type `to`. Throws Refusal.
 struct Limits {
   explicit Limits(const Node& node, const char* lo = "lo", const char* hi = "hi");

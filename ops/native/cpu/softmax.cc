@@ -11,6 +11,7 @@
 #include "ops/native/cpu/buffer.h"
 #include "ops/native/cpu/path.h"
 #include "ops/native/cpu/per_head.h"
+#include "ops/native/cpu/rescaling.h"
 
 namespace mnq {
 namespace {
@@ -97,9 +98,7 @@ class SoftmaxKernel : public Kernel {
  public:
   SoftmaxKernel(const Node& node, const Path& path) : path_(path), to_(node.to), method_(node) {
     node.activation("q", {Type::int8});
-    if (to_ != Type::int8 && to_ != Type::int16) {
-      throw Refusal(std::string("attribute 'to': expected int8 or int16, found ") + name_of(to_));
-    }
+    require_codes(to_);
     Method::tables(node, [&](std::initializer_list<const PerHead*> constants, auto&& value) {
       heads_ = common_heads(constants);
       exps_ = Buffer<int64_t>(heads_ * scores);

@@ -37,6 +37,26 @@ MNQ_INNER void interleave(const int8_t* from, int64_t stride, int8_t* to) {
   }
 }
 
+// The first `rows` rows of 16 codes out of `group`, and rows of zeros.
+template <int group>
+MNQ_INNER void copy_rows(const int8_t* from, int64_t stride, int64_t rows, int8_t* to) {
+  std::memset(to, 0, group * panel_columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(to + i * panel_columns, from + i * stride, panel_columns);
+  }
+}
+
+// The first `columns` columns of `group` codes out of 16, and columns of zeros.
+template <int group>
+MNQ_INNER void copy_columns(const int8_t* from, int64_t stride, int64_t columns, int8_t* to) {
+  const auto copy = [&](int64_t count) {
+    for (int64_t j = 0; j < count; ++j) std::memcpy(to + j * group, from + j * stride, group);
+  };
+  if (columns >= panel_columns) return copy(panel_columns);  // a count that the compiler knows
+  copy(columns);
+  std::memset(to + columns * group, 0, (panel_columns - columns) * group);
+}
+
 // Panels of 16 columns; inside, for every `group` of k the columns one after the other, each with
 // its `group` codes. k is filled up with zeros to a multiple of `k_multiple`.
 template <int group, int k_multiple>
@@ -52,15 +72,16 @@ MNQ_INNER void pack_groups(const int8_t* b, int64_t row_stride, int64_t column_s
         continue;
       }
       const int8_t* from = b + kk * row_stride + first * column_stride;
-      if (whole && kk + group <= k && row_stride == 1) {
-        for (int64_t j = 0; j < panel_columns; ++j) {
-          std::memcpy(panels + j * group, from + j * column_stride, group);
-        }
+      if (kk + group <= k && row_stride == 1) {
+        copy_columns<group>(from, column_stride, n - first, panels);
         panels += group * panel_columns;
         continue;
       }
-      if (whole && kk + group <= k && column_stride == 1) {
-        interleave<group>(from, row_stride, panels);
+      if (whole && column_stride == 1) {
+        int8_t last[group * panel_columns];
+        const bool fits = kk + group <= k;
+        if (!fits) copy_rows<group>(from, row_stride, k - kk, last);
+        interleave<group>(fits ? from : last, fits ? row_stride : panel_columns, panels);
         panels += group * panel_columns;
         continue;
       }

@@ -1,5 +1,5 @@
-// Lanes that only LayerNorm needs: doubles for what is computed once per row, floats beside the
-// int32 lanes of vector.h. Operators + - * / on them are the compiler's.
+// Lanes that only LayerNorm and L2Normalize need: doubles for what is computed once per row, floats
+// beside the int32 lanes of vector.h. Operators + - * / on them are the compiler's.
 #pragma once
 
 #include <cstdint>

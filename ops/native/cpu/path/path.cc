@@ -3,7 +3,9 @@
 
 #include "ops/native/cpu/path/attention.h"
 #include "ops/native/cpu/path/gemm.h"
+#include "ops/native/cpu/path/l2_normalize.h"
 #include "ops/native/cpu/path/layernorm.h"
+#include "ops/native/cpu/path/mean_tokens.h"
 #include "ops/native/cpu/path/requantize.h"
 #include "ops/native/cpu/path/table.h"
 
@@ -16,9 +18,10 @@ namespace mnq {
 
 extern const Path MNQ_JOIN(path_, MNQ_PATH);
 const Path MNQ_JOIN(path_, MNQ_PATH) = {
-    MNQ_TEXT(MNQ_PATH),     MNQ_PATH::row_tile, MNQ_PATH::prepared_stride, MNQ_PATH::prepare,
-    MNQ_PATH::pack,         MNQ_PATH::linear,   MNQ_PATH::attend,          MNQ_PATH::requantize,
-    MNQ_PATH::layernorm,    MNQ_PATH::look_up,  MNQ_PATH::row_max,
+    MNQ_TEXT(MNQ_PATH),  MNQ_PATH::row_tile,     MNQ_PATH::prepared_stride, MNQ_PATH::prepare,
+    MNQ_PATH::pack,      MNQ_PATH::linear,       MNQ_PATH::attend,          MNQ_PATH::requantize,
+    MNQ_PATH::layernorm, MNQ_PATH::l2_normalize, MNQ_PATH::sum_rows,        MNQ_PATH::look_up,
+    MNQ_PATH::row_max,
 };
 
 }  // namespace mnq
