@@ -18,6 +18,7 @@ PACKAGES := cli models ops runtime toolchain
 TYPING   := build/typing/mnq
 
 NATIVE   := build/native
+WORKERS  := 2
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
@@ -26,7 +27,7 @@ CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Variables: RUNTIME=cpu|gpu  PYTHON=python3  PYTEST_ARGS='-k softmax'"
+	@echo "  Variables: RUNTIME=cpu|gpu  PYTHON=python3  PYTEST_ARGS='-k softmax'  WORKERS=2"
 
 setup: $(STAMP) ## make .venv with mnq, editable, and everything it needs (about 6 GB)
 
@@ -43,7 +44,7 @@ ifeq ($(MNQ_NO_OPS),)
 endif
 
 test: native lint ## setup, compile, lint, then all tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
