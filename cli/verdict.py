@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mnq.runtime.contents import Change
     from mnq.runtime.finding import Finding
     from mnq.runtime.matrix import Cell
+    from mnq.runtime.overflow import Proven
     from mnq.runtime.place import Place
     from mnq.runtime.verify import Report
 
@@ -32,6 +33,20 @@ def table(report: Report, rows: bool = True) -> Table:
         differing = run.differing_tensors if integers is None else f"{integers} integers"
         result = _OK if run.passed else "[red]REFUSED" if run.refused else _FAILED
         shown.add_row(run.name, str(run.images), str(run.tensors), str(differing), result)
+    return shown
+
+
+def ranges(rows: list[Proven]) -> Table:
+    """A row for every tensor whose range was proved, with the operator's step nearest its limit."""
+    from mnq.ops.proof import LIMITS
+
+    shown = Table(box=None, pad_edge=False)
+    for column in ("tensor", "operator", "range", "bits", "spare", "inside, spare"):
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        inside = (f"{kind} {LIMITS[kind] - bits}" for kind, (bits, _) in row.inside.items())
+        cells = (row.tensor, row.operator, f"{row.lo}..{row.hi}", f"{row.bits}/{row.width}")
+        shown.add_row(*map(escape, cells), str(row.spare), ", ".join(inside))
     return shown
 
 

@@ -36,6 +36,7 @@ EXAMPLES = """
 Examples:
   mnq-verify m.onnx                                  against its certificate
   mnq-verify m.onnx --matrix                         in every way that this machine can run it
+  mnq-verify m.onnx --overflow                       and what ranges were proved at export
   mnq-verify m.onnx --repro wrong                    what is wrong, as small as can be, in a folder
   mnq-verify m.onnx --weights deit_t.safetensors --images photos.zip --count 64
                                                      against PyTorch, tensor by tensor
@@ -54,6 +55,9 @@ Examples:
     type=Path,
     metavar="DIR",
     help="If something differs, put the smallest wrong part here.",
+)
+@click.option(
+    "--overflow", is_flag=True, help="Show the range of every tensor that was proved at export."
 )
 @click.option("--weights", type=Path, help="Float weights of the export, to rebuild it in PyTorch.")
 @click.option("--random-weights", type=SEED, metavar="SEED", help="The same, for random weights.")
@@ -78,6 +82,7 @@ def main(
     model_path: Path,
     matrix: bool,
     repro: Path | None,
+    overflow: bool,
     weights: Path | None,
     random_weights: int | None,
     checkpoint: Path | None,
@@ -107,6 +112,7 @@ def main(
     from mnq.runtime import contents, verify
     from mnq.runtime.causes import in_words
     from mnq.runtime.modelfile import read
+    from mnq.runtime.overflow import from_json, sentence, tightest, to_json
     from mnq.runtime.repro import write
 
     screen = Screen(as_json, quiet)
@@ -153,6 +159,10 @@ def main(
         "finding": finding and finding.to_json(),
     }
     shown = verdict.matrix(cells) if matrix else []
+    if overflow:
+        rows = from_json(model.overflow)
+        payload["overflow"] = {"tightest": tightest(rows), "tensors": to_json(rows)}
+        shown = [*shown, verdict.ranges(rows), sentence(rows)]
     screen.result(payload, verdict.table(report, not matrix), *shown, *lines)
     if not report.passed:
         raise CheckFailed(verdict.failure(report, finding, repro))

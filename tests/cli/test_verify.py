@@ -308,3 +308,14 @@ def test_verify_needs_no_torch(exported: Digits) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["passed"] is True
+
+
+def test_overflow_shows_the_range_of_every_tensor(exported: Digits) -> None:
+    options = ("--no-kernels", "--level", "all", "--overflow")
+    text = mnq("verify", exported.onnx, *options, "--quiet").stdout
+    assert ["input.codes", "Patches", "-128..127", "8/8", "0", "int64", "56"] in table_rows(text)
+    assert "no integer can overflow; bits to spare:" in text
+    found = payload(mnq("verify", exported.onnx, *options, "--json"))["overflow"]
+    assert set(found["tightest"]) == {"int64", "sum", "int32"}
+    assert len(found["tensors"]) == 49
+    assert all(entry["bits"][0] <= entry["bits"][1] for entry in found["tensors"].values())
