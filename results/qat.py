@@ -68,11 +68,11 @@ PLANS = {
         judge="imagenet_eval_500.zip",
         maps=("ivit", "ibert", "mixed"),
         epochs=(0, 1, 5),
-        rates={8: 5e-5, 6: 2e-4, 4: 2e-4},
+        rates={8: 3e-5, 6: 1e-4, 4: 2e-4},
         repeated=(8, 6),
         batch=32,
         options=(
-            *("--distill", "1", "--augment", "ivit", "--precision", "bfloat16"),
+            *("--distill", "1", "--augment", "light", "--precision", "bfloat16"),
             *("--ranges", "learned", "--range-lr", "0.01"),
         ),
     ),

@@ -15,7 +15,7 @@ from torch.fx import Node as FxNode
 
 from mnq.ops.errors import InputError
 from mnq.toolchain.aten import LOWERINGS
-from mnq.toolchain.fxnode import grows, module_of, place, shape_of
+from mnq.toolchain.fxnode import grows, module_of, place, shape_of, sizes
 from mnq.toolchain.graph import Graph, Node
 
 Operand: TypeAlias = "str | torch.Tensor"
@@ -138,7 +138,7 @@ class Builder:
         if "val" in fx.meta and isinstance(fx.meta["val"], (int, torch.SymInt)):
             return fx.meta["val"] if isinstance(fx.meta["val"], int) else -1
         if target is operator.getitem:
-            return args[0][args[1]]
+            return _kept(fx, args[0][args[1]])
         leaves = _flat((args, [*kwargs.values()]))
         growing = any(isinstance(leaf, Growing) for leaf in leaves)
         if not any(isinstance(leaf, str) for leaf in leaves):
@@ -168,7 +168,7 @@ class Builder:
             value = fx.target(  # type: ignore[operator]
                 *torch.fx.map_arg(fx.args, given), **torch.fx.map_arg(fx.kwargs, given)
             )
-        return Growing(value) if grows(fx) else value
+        return _kept(fx, value)
 
     def _of_one_image(self, fx: FxNode, leaf: Any, repeats: bool) -> Any:
         """A growing constant as that of a single image; `repeats`: as a node that repeats it.
@@ -178,8 +178,8 @@ class Builder:
         if not isinstance(leaf, Growing):
             return leaf
         images = leaf.value.chunk(EXAMPLES)
-        same = all(torch.equal(image, images[0]) for image in images)
-        if not same or (repeats and images[0].shape[0] != 1):
+        same = len(images) == EXAMPLES and all(torch.equal(image, images[0]) for image in images)
+        if not same or leaf.axis != 0 or (repeats and images[0].shape[0] != 1):
             raise InputError(
                 f"capture: expected constants that are the same for every image, found one that "
                 f"is not, read by {fx.target} in module {place(fx)}; expand its first axis, "
@@ -191,9 +191,20 @@ class Builder:
 
 @dataclass(frozen=True)
 class Growing:
-    """A constant that grows with the batch, like a mask per image: its value for the example."""
+    """A constant that grows with the batch, like a mask per image: its value for the example.
+
+    axis: the one that grows.
+    """
 
     value: torch.Tensor
+    axis: int
+
+
+def _kept(fx: FxNode, value: Any) -> Any:
+    """A value of `fx`, marked if it is a constant that grows."""
+    if isinstance(value, torch.Tensor) and grows(fx):
+        return Growing(value, sizes(fx.meta["val"].shape).index(-1))
+    return value
 
 
 def _map(values: Any, change: Callable[[Any], Any]) -> Any:

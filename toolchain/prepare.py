@@ -7,7 +7,7 @@ from dataclasses import replace
 from mnq.ops.errors import InputError
 from mnq.toolchain.attention import fuse_attention
 from mnq.toolchain.edges import narrow
-from mnq.toolchain.graph import SITE_KINDS, VIEWS, Graph
+from mnq.toolchain.graph import SITE_KINDS, VIEWS, Graph, Node
 from mnq.toolchain.moves import settle_moves, simplify_moves
 from mnq.toolchain.rewrite import Nodes, graph_of, nodes_of, of, substitute, users
 
@@ -107,6 +107,8 @@ def _check(graph: Graph) -> None:
         fault = ""
         if node.op == "matmul" and any(graph.nodes[n].op == "constant" for n in node.inputs):
             fault = "a product of two activations, found a constant factor"
+        elif node.op == "add" and any(_per_window(graph.nodes[n], node) for n in node.inputs):
+            fault = "a sum with what is the same everywhere, found a constant for every window"
         elif node.op == "gain":
             fault = "a product with a number per channel behind a layer, found another product"
         elif node.op == "norm":
@@ -131,6 +133,14 @@ def _check(graph: Graph) -> None:
             "prepare: expected outputs that layers make, found a model that returns its input; "
             "check the model"
         )
+
+
+def _per_window(term: Node, total: Node) -> bool:
+    """Whether a term has several entries along the axis that grows with the batch."""
+    if term.op != "constant" or -1 not in total.shape:
+        return False
+    shape = (1,) * (len(total.shape) - len(term.shape)) + term.shape
+    return shape[total.shape.index(-1)] != 1
 
 
 def _without(graph: Graph, name: str, ops: tuple[str, ...]) -> str:

@@ -106,6 +106,26 @@ def pooled() -> nn.Module:
     return case(middle)
 
 
+def constants_of_images() -> nn.Module:
+    """Made for every image, of fixed numbers: added, joined, in parts, and as a mask."""
+
+    def middle(m: Any, t: torch.Tensor) -> torch.Tensor:
+        count = t.shape[0]
+        rows = torch.linspace(-1, 1, 64).reshape(1, 2, 32).repeat(count, 1, 1)
+        first, second = (rows * 2).unbind(1)
+        t = torch.cat([torch.zeros(count, 1, 32), t[:, 1:]], 1) + first.unsqueeze(1)
+        t = t + second.unsqueeze(1).to(torch.float64).float()
+        mask = RAMP.expand(count, 2, 16, 16).reshape(count, 2, 16, 16).clone()
+        return m.join(t, attend(*m.heads(t), attn_mask=mask))
+
+    return case(middle)
+
+
+def other_types() -> nn.Module:
+    """Conversions that change no value."""
+    return case(lambda m, t: m.norm(t.float()).to(t.dtype) + t.double().float())
+
+
 def unit_vectors() -> nn.Module:
     """functional.normalize, and the same written out."""
 
@@ -133,6 +153,8 @@ TAKEN = [
     mean_of_tokens,
     layer_scale,
     pooled,
+    constants_of_images,
+    other_types,
     unit_vectors,
 ]
 

@@ -117,6 +117,21 @@ def windows(m: Any, t: torch.Tensor) -> torch.Tensor:
     return torch.cat([token, parts], 1).reshape(-1, 20, 32)
 
 
+def of_windows(m: Any, t: torch.Tensor) -> torch.Tensor:
+    """A position of its own for every window of an image."""
+    place = torch.arange(4.0).reshape(4, 1, 1).repeat(t.shape[0], 1, 1)
+    return (t.reshape(-1, 4, 32) + place).reshape(-1, 16, 32)
+
+
+def of_images(m: Any, t: torch.Tensor) -> torch.Tensor:
+    return t + torch.arange(t.shape[0]).reshape(-1, 1, 1)
+
+
+def on_another_axis(m: Any, t: torch.Tensor) -> torch.Tensor:
+    """The batch is the second axis: its halves are no images."""
+    return (t.transpose(0, 1) + torch.ones(16, t.shape[0], 1)).transpose(0, 1)
+
+
 def read_twice(m: Any, t: torch.Tensor) -> torch.Tensor:
     normed = m.norm(t)
     return normed * GAINS + normed
@@ -142,6 +157,10 @@ REFUSED: list[tuple[Any, tuple[str, ...]]] = [
     (boolean_mask, ("torch.bool", "'(top)'")),
     (grouped_queries, ("grouped queries", "'(top)'")),
     (windows, ("the same for every image", "expand its first axis", "'(top)'")),
+    (of_windows, ("a constant for every window", "'(top)'")),
+    (of_images, ("the same for every image", "aten.add.Tensor", "'(top)'")),
+    (on_another_axis, ("the same for every image", "aten.add.Tensor", "'(top)'")),
+    (lambda m, t: t.to(torch.int32) + t, ("real numbers", "'(top)'")),
     (lambda m, t: t.relu(), ("aten.relu.default", "'(top)'")),
     (lambda m, t: t * t, ("aten.mul.Tensor", "'(top)'")),
     (lambda m, t: t * GAINS, ("number per channel behind a layer", "'(top)'")),

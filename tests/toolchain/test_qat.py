@@ -297,6 +297,21 @@ def test_gradients_inside_windows_are_close_to_the_float_models(
     assert bool(gradient[~hidden].all())
 
 
+@pytest.mark.parametrize("build", [models.cosine_windows, models.registers])
+def test_trained_weights_are_all_that_the_architecture_does_not_say(
+    build: Callable[[], nn.Module], quantizations: Callable[..., Quantized]
+) -> None:
+    """A checkpoint is restored to a graph of other weights: factors of heads are among them."""
+    found = quantizations(build)
+    given: dict[str, torch.Tensor] = {**qat(found).weights()}
+    other = models.prepared(lambda: models.randomize(build(), seed=2))
+    images = found.normalized[:3]
+    with torch.no_grad():
+        want = evaluate(found.graph, images)
+        assert not torch.equal(evaluate(other, images), want)
+        assert torch.equal(evaluate(with_weights(other, given), images), want)
+
+
 def test_a_model_without_logits_is_refused(
     quantizations: Callable[..., Quantized], refusal: Callable[..., str]
 ) -> None:
