@@ -19,7 +19,7 @@ from mnq.ops.errors import InputError
 from mnq.ops.files import write_atomically
 from mnq.toolchain.edges import Edges, assign_edges
 from mnq.toolchain.equalize import Exponents, equalize, find_exponents
-from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.evaluate import evaluate, hidden_scores
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.quantizers import activation_scale, round_up_to_bf16, steps
 from mnq.toolchain.views import VIEWS
@@ -114,12 +114,14 @@ def collect(
         for group, kind in edges.kinds.items()
         if kind != "logits"
     }
+    masks = {n.scores: hidden_scores(n) for n in graph if n.op == "attention"}
     skipped = {node.name for node in graph if node.op in VIEWS or node.op == "scale"}
 
     def observe(name: str, value: torch.Tensor) -> None:
         group = edges.edges[name].group
         if name not in skipped and group in histograms:
-            histograms[group].update(name, value)
+            mask = masks.get(name)
+            histograms[group].update(name, value if mask is None else value.masked_fill(mask, 0))
 
     count = 0
     with torch.no_grad():

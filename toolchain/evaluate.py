@@ -11,6 +11,9 @@ from mnq.ops.l2_normalize.op import reference as normalize
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.views import VIEWS
 
+HIDDEN = 30.0
+"""A score this far below others of its row is one that a mask hides; masks are -100 or less."""
+
 Observe = Callable[[str, torch.Tensor], None]
 """Called with the name and value of every tensor, inner attention scores included."""
 
@@ -78,6 +81,20 @@ def compute(
             observe(node.scores, scores)
         return scores.softmax(-1) @ v
     raise AssertionError(f"unknown node {node.op}")
+
+
+def hidden_scores(node: Node) -> torch.Tensor | None:
+    """Which scores of an attention node a mask hides, (1, H, N, M); None if it hides none.
+
+    Their weight is below exp(-HIDDEN) of the row's largest, however they are quantized: no scale
+    has to reach them.
+    """
+    bias = node.parameters.get("bias")
+    if bias is None:
+        return None
+    scaled = bias.detach() * node.settings["factor"] * node.parameters.get("factor", 1.0)
+    found = scaled < scaled.amax(-1, keepdim=True) - HIDDEN
+    return found if bool(found.any()) else None
 
 
 def attention_scores(node: Node, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

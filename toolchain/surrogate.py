@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mnq.toolchain.evaluate import attention_scores, compute
+from mnq.toolchain.evaluate import attention_scores, compute, hidden_scores
 from mnq.toolchain.graph import Node
 from mnq.toolchain.ranges import Ranges, scale_gradient
 
@@ -100,7 +100,7 @@ class Call:
         y = read.softmax(-1) @ v
         passed, logs = self._through(y, self.output, gradient)
         for_scores, for_v = torch.autograd.grad(y, [read, v], passed)
-        passed, more = self._through(scores, self.scores, for_scores)
+        passed, more = self._through(scores, self.scores, for_scores, hidden_scores(node))
         above = [q, k, *node.parameters.values()]
         for_q, for_k, *for_bias = torch.autograd.grad(scores, above, passed)
         return [for_q, for_k, for_v, *for_bias], [*logs, *more]
@@ -117,11 +117,20 @@ class Call:
         return leaves
 
     def _through(
-        self, y: torch.Tensor, quantizer: Quantizer, gradient: torch.Tensor
+        self,
+        y: torch.Tensor,
+        quantizer: Quantizer,
+        gradient: torch.Tensor,
+        hidden: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The gradient that a quantizer passes to float values `y`, and its scale's if learned."""
+        """The gradient that a quantizer passes to float values `y`, and its scale's if learned.
+
+        hidden: elements that its range need not reach.
+        """
         values = y.detach()
-        self.ranges.observe(quantizer.group, values)
+        self.ranges.observe(
+            quantizer.group, values if hidden is None else values.masked_fill(hidden, 0)
+        )
         lo, hi = quantizer.limits
         # What rounds to a code inside the limits passes; as the derivative of a clamp, in one go.
         ends = (lo - 0.5) * quantizer.scale, (hi + 0.5) * quantizer.scale

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import toolchain_models as models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from toolchain_harness import Quantized, exact
 
 from mnq.toolchain.calibrate import BINS, METHODS, Histogram, Statistics, collect, scales
 from mnq.toolchain.edges import Edge, Edges
+from mnq.toolchain.evaluate import hidden_scores
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.quantizers import activation_scale, round_up_to_bf16, steps
 
@@ -212,3 +214,14 @@ def test_images_are_read_once_per_pass(quantized: Quantized, equalized: bool, pa
     found = collect(quantized.prepared, batches, {}, equalized)
     assert sizes == [4, 2] * passes
     assert bool(found.equalization) == equalized
+
+
+def test_masks_do_not_widen_the_range_of_scores(
+    quantizations: Callable[..., Quantized],
+) -> None:
+    """Masked scores are near -100; those of the other windows are not."""
+    found = quantizations(models.windows)
+    shifted = [n for n in found.graph if n.op == "attention" and hidden_scores(n) is not None]
+    assert shifted
+    for node in shifted:
+        assert found.statistics.histograms[node.scores].largest < 50.0

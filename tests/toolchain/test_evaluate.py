@@ -10,7 +10,7 @@ import toolchain_models as models
 import torch
 from toolchain_harness import Quantized, returned, worst_error
 
-from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.evaluate import evaluate, hidden_scores
 from mnq.toolchain.graph import Graph, Node
 
 
@@ -90,6 +90,19 @@ def test_bias_enters_before_the_factor() -> None:
     x = torch.randn(3, 1, 4, 2, generator=draw)
     scores = (x @ x.transpose(-1, -2) + nodes[1].parameters["bias"]) * 0.5
     assert torch.equal(evaluate(graph, x), scores.softmax(-1) @ x)
+
+
+def test_hidden_scores_are_those_far_below_others_of_their_row() -> None:
+    bias = torch.tensor([[[[0.0, -200.0, 3.0], [-100.0, -100.0, -100.0]]]])
+    settings = {"factor": 0.5}
+    node = Node("a", "attention", ("q", "k", "v"), (-1, 1, 2, 4), "", {"bias": bias}, settings)
+    found = hidden_scores(node)
+    assert found is not None
+    assert found.tolist() == [[[[False, True, False], [False, False, False]]]]
+    assert hidden_scores(replace(node, parameters={"bias": bias * 0.1})) is None
+    assert hidden_scores(replace(node, parameters={})) is None
+    heads = {"bias": bias, "factor": torch.tensor([[[0.1]]])}
+    assert hidden_scores(replace(node, parameters=heads)) is None
 
 
 def test_returned_tensors_outlive_their_readers(
