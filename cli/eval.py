@@ -24,6 +24,7 @@ from mnq.ops.errors import InputError
 from mnq.runtime.accuracy import Accuracy
 
 if TYPE_CHECKING:
+    from mnq.models.images import ImageSet
     from mnq.models.zoo import LoadedModel
     from mnq.runtime.modelfile import ModelFile
 
@@ -99,24 +100,17 @@ def main(
                 f"eval: expected models with one preprocessing and one class list, found another "
                 f"in {path}; judge it in a run of its own"
             )
+    total = len(choose(len(source), limit, None))
     if any(len(model.output_scales) > 1 for model in ours.values()):
         if loaded is None or not with_float or len(ours) < len(protos):
             raise InputError(
                 "eval: expected --float or --float-weights beside models that return feature "
                 "maps, and no other models, found otherwise; maps have no accuracy of their own"
             )
-        total = len(choose(len(source), limit, None))
         with source:
             stream = batches(source, info.preprocess, batch, limit=limit)
             maps = judge_maps(screen, ours, loaded, stream, total, **options)
-        for item, reason in source.skipped:
-            screen.warn(f"skipped image {item}: {reason}")
-        payload = {
-            "images": str(images),
-            "skipped_images": len(source.skipped),
-            "maps": [entry.to_json() for entry in maps],
-        }
-        screen.result(payload, map_table(maps))
+        _show(screen, source, images, {"maps": [m.to_json() for m in maps]}, map_table(maps))
         return
     candidates = []
     if with_float and loaded is not None:
@@ -127,17 +121,19 @@ def main(
         candidates.append(Candidate(str(path), predict))
     with source:
         labels = label_index(source.classes, info.classes) if source.classes else {}
-        total = len(choose(len(source), limit, None))
         stream = batches(source, info.preprocess, batch, limit=limit, labels=labels)
         results = judge(screen, candidates, stream, total, with_float)
+    _show(screen, source, images, {"models": [r.to_json() for r in results]}, _table(results))
+
+
+def _show(
+    screen: Screen, source: ImageSet, images: Path, figures: dict[str, Any], table: Table
+) -> None:
+    """The figures, and the images that are not among them."""
     for item, reason in source.skipped:
         screen.warn(f"skipped image {item}: {reason}")
-    payload = {
-        "images": str(images),
-        "skipped_images": len(source.skipped),
-        "models": [result.to_json() for result in results],
-    }
-    screen.result(payload, _table(results))
+    payload = {"images": str(images), "skipped_images": len(source.skipped), **figures}
+    screen.result(payload, table)
 
 
 def _load(name: str, weights: Path | None, with_weights: bool) -> LoadedModel:

@@ -88,7 +88,7 @@ def judge_maps(
                     entry.signal += float(np.square(exact).sum())
                     entry.noise += float(np.square(codes * model.output_scales[i] - exact).sum())
             advance(len(pixels))
-    return [found[key] for key in sorted(found, key=lambda key: ([*models].index(key[0]), key[1]))]
+    return [*found.values()]
 
 
 def map_table(results: list[MapFidelity]) -> Table:

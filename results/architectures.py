@@ -10,9 +10,11 @@ kernels'. Writes results/architectures.json after every model; one that is there
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -109,11 +111,8 @@ def exported(
     loaded: LoadedModel, graph: Graph, statistics: Statistics
 ) -> tuple[ModelFile, dict[str, str]]:
     """The model with another method at every site, and these methods."""
-    counts = dict.fromkeys(METHODS, 0)
-    methods = {}
-    for site, kind in graph.sites().items():
-        methods[site] = METHODS[kind][counts[kind] % len(METHODS[kind])]
-        counts[kind] += 1
+    turns = {kind: itertools.cycle(names) for kind, names in METHODS.items()}
+    methods = {site: next(turns[kind]) for site, kind in graph.sites().items()}
     while True:
         entries = {site: {"method": method} for site, method in methods.items()}
         try:
@@ -126,7 +125,7 @@ def exported(
 def measure(loaded: LoadedModel) -> dict[str, Any]:
     """One row of the result file."""
     shake(loaded.model)
-    object.__setattr__(loaded, "weights_digest", digest(loaded.model))
+    loaded = replace(loaded, weights_digest=digest(loaded.model))
     p = loaded.preprocess
     rng = np.random.default_rng(SEED)
     pixels = rng.integers(0, 256, (CALIBRATION + IMAGES, p.channels, p.size, p.size), np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,13 @@ def digests(model: ModelFile) -> dict[str, str]:
             f"certificate: expected a digest of every tensor, found none of {uncertified[0]!r} "
             f"({len(uncertified)} missing); export the model again"
         )
-    made = [name for node in model.proto.graph.node for name in node.output]
-    check_available(list(wanted), made)
+    made = check_available(model, wanted)
     return {name: wanted[name] for name in made if name in wanted}
 
 
-def check_available(wanted: list[str], made: list[str]) -> None:
-    """Raise InputError unless all wanted tensors are made by the graph."""
+def check_available(model: ModelFile, wanted: Collection[str]) -> list[str]:
+    """All tensors that the graph makes. Raises InputError unless the wanted ones are among them."""
+    made = [name for node in model.proto.graph.node for name in node.output]
     there = set(made)
     missing = [name for name in wanted if name not in there]
     if missing:
@@ -55,14 +55,12 @@ def check_available(wanted: list[str], made: list[str]) -> None:
             f"verify: expected {len(wanted)} named tensors in the model, found no {missing[0]!r} "
             f"({len(missing)} missing); export the model again"
         )
+    return made
 
 
 def returned(model: ModelFile) -> dict[str, str]:
     """By output of the graph the certified tensor that it is a copy of."""
-    wanted = model.certificate["tensors"]
-    nodes = [node for node in model.proto.graph.node if node.op_type == "Identity"]
-    copied = {name: node.input[0] for node in nodes for name in node.output if node.input}
-    names = {output.name: copied.get(output.name, "") for output in model.proto.graph.output}
+    wanted, names = model.certificate["tensors"], copies(model)
     unknown = [name for name in names.values() if name not in wanted]
     if unknown:
         raise InputError(
@@ -70,6 +68,13 @@ def returned(model: ModelFile) -> dict[str, str]:
             "the model again"
         )
     return names
+
+
+def copies(model: ModelFile) -> dict[str, str]:
+    """By output of the graph the tensor that it is a copy of, "" if it is none."""
+    nodes = [node for node in model.proto.graph.node if node.op_type == "Identity"]
+    copied = {name: node.input[0] for node in nodes for name in node.output if node.input}
+    return {output.name: copied.get(output.name, "") for output in model.proto.graph.output}
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
 
 from mnq.ops.errors import EnvironmentLack, InputError, MnqError
 from mnq.ops.library import cpu_path, library_path
 from mnq.runtime import bisect
 from mnq.runtime.bisect import Note, Part
-from mnq.runtime.certified import Right
+from mnq.runtime.certified import Right, copies
 from mnq.runtime.machine import cores
 from mnq.runtime.modelfile import ModelFile
 from mnq.runtime.pieces import Piece, Pieces
@@ -129,25 +128,14 @@ def find(model: ModelFile, right: Right, place: Place, note: Note) -> Finding | 
         return _of_file(model, right, right.lost, place)
     if place.engine == "kernels" and not place.path and (library := library_path()) is not None:
         place = replace(place, path=cpu_path(library))
-    returned = [node.input[0] for node in model.proto.graph.node if _returns(model, node)]
-    outputs = [name for name in returned if name in right.values]
+    outputs = [name for name in copies(model).values() if name in right.values]
     part = bisect.Search(model.proto, right.values, outputs, place, note).run()
     if part is None:
         return None
     kind = {0: WHOLE, 1: ALONE}.get(part.tensors, TOGETHER)
     inner = bisect.inside(part, place, note)
     others = list(_elsewhere(part, place, note)) if kind != WHOLE else []
-    return Finding(kind, _module(model, part.piece.target), place, part, inner, others)
-
-
-def _returns(model: ModelFile, node: NodeProto) -> bool:
-    """Whether a node copies a tensor to an output of the graph."""
-    outputs = {output.name for output in model.proto.graph.output}
-    return node.op_type == "Identity" and not outputs.isdisjoint(node.output)
-
-
-def _module(model: ModelFile, tensor: str) -> str:
-    return str(model.tensors.get(tensor, {}).get("module", ""))
+    return Finding(kind, model.module(part.piece.target), place, part, inner, others)
 
 
 def _of_file(model: ModelFile, right: Right, tensor: str, place: Place) -> Finding | None:
@@ -161,7 +149,7 @@ def _of_file(model: ModelFile, right: Right, tensor: str, place: Place) -> Findi
         except MnqError:
             continue
         part = Part(piece, 1, feeds, None, found)
-        return Finding(FILE, _module(model, tensor), runner, part, None, [])
+        return Finding(FILE, model.module(tensor), runner, part, None, [])
     return None
 
 

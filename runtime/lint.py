@@ -12,7 +12,7 @@ from typing import Any
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mnq.ops.body import DOMAIN
-from mnq.runtime.purity import float_tensors, inferred, nodes_of
+from mnq.runtime.purity import element_types, float_names, inferred, nodes_of
 
 ERROR, WARNING = "error", "warning"
 
@@ -61,11 +61,11 @@ def lint(model: ModelProto, kernels: frozenset[str] | None = None) -> list[Findi
     Raises InputError if the functions of the model cannot be inlined.
     """
     whole = inferred(model)
-    types, every = _types(whole), list(nodes_of(whole))
+    types, every = element_types(whole), list(nodes_of(whole))
     outer = inferred(model, keep=DOMAIN)  # our own bodies divide and compare where it is right
-    outer_types, rest = _types(outer), list(nodes_of(outer))
+    outer_types, rest = element_types(outer), list(nodes_of(outer))
     found = [
-        _floats(model),
+        _floats(whole),
         _mixed_products(every, types),
         _signed_shifts(every, types),
         _truncating_divisions(rest, outer_types, {value.name for value in outer.input}),
@@ -81,11 +81,11 @@ def _finding(rule: str, severity: str, names: list[str], cost: str, remedy: str)
     return Finding(rule, severity, len(names), tuple(names[:3]), cost, remedy)
 
 
-def _floats(model: ModelProto) -> Finding | None:
+def _floats(graph: GraphProto) -> Finding | None:
     return _finding(
         "float-tensor",
         ERROR,
-        float_tensors(model),
+        float_names(graph),
         "computes in float: results depend on the machine's order of sums and its math library",
         "export with mnq-export, which leaves none; in a QDQ model every operator between "
         "DequantizeLinear and QuantizeLinear is float",
@@ -218,15 +218,6 @@ def _without_kernel(model: ModelProto, kernels: frozenset[str] | None) -> Findin
         "runs by the functions in the file: the same integers, many times slower",
         remedy,
     )
-
-
-def _types(graph: GraphProto) -> dict[str, int]:
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
-    return types
 
 
 def _name(node: NodeProto) -> str:

@@ -51,6 +51,10 @@ class ModelFile:
         """Value of one integer of the last output: of a classifier, its logits."""
         return self.output_scales[-1]
 
+    def module(self, tensor: str) -> str:
+        """The torch module that a tensor comes from; "" if it is not known."""
+        return str(self.tensors.get(tensor, {}).get("module", ""))
+
 
 def read_proto(path: Path) -> ModelProto:
     """Parse any .onnx of at most 2 GB without following paths in it.

@@ -27,14 +27,12 @@ def float_tensors(model: ModelProto) -> list[str]:
 
     Raises InputError if the functions of the model cannot be inlined.
     """
-    graph = inferred(model)
-    nodes = list(nodes_of(graph))
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
-    types.update({s.values.name: s.values.data_type for s in graph.sparse_initializer})
+    return float_names(inferred(model))
+
+
+def float_names(graph: GraphProto) -> list[str]:
+    """`float_tensors` of a graph from `inferred`."""
+    nodes, types = list(nodes_of(graph)), element_types(graph)
     constants = {tensor.name for tensor in graph.initializer}
     allowed: set[str] = set()
     for value in graph.input:
@@ -52,6 +50,15 @@ def float_tensors(model: ModelProto) -> list[str]:
         for name in names
         if name not in allowed and types.get(name, TensorProto.UNDEFINED) not in _INTEGERS
     ]
+
+
+def element_types(graph: GraphProto) -> dict[str, int]:
+    """By tensor of a graph from `inferred` its element type, where it is known."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+    types.update({s.values.name: s.values.data_type for s in graph.sparse_initializer})
+    return types
 
 
 def inferred(model: ModelProto, keep: str | None = None) -> GraphProto:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mnq.ops.errors import InputError
 from mnq.runtime import certificate, certified
+from mnq.runtime.bisect import same
 from mnq.runtime.contents import Change
 from mnq.runtime.modelfile import ModelFile
 from mnq.runtime.pieces import image_name
@@ -168,7 +169,7 @@ def _count(run: Run, model: ModelFile, name: str, equal: bool) -> None:
     if not equal:
         run.differing_tensors += 1
         if run.first is None:
-            run.first = Divergence(name, str(model.tensors.get(name, {}).get("module", "")))
+            run.first = Divergence(name, model.module(name))
 
 
 def compare(
@@ -196,13 +197,12 @@ def compare(
     for number, batch in enumerate(batches):
         expected = reference(batch)
         if runner is None:
-            made = [name for node in model.proto.graph.node for name in node.output]
-            certified.check_available(list(expected), made)
+            certified.check_available(model, expected)
             runner = place.open(model.proto, list(expected))
             run.tensors = len(expected)
         found = runner({image_name(model.proto.graph): batch})
         for name, values in expected.items():
-            if not np.array_equal(found[name], values) or found[name].dtype != values.dtype:
+            if not same(found[name], values):
                 differing.add(name)
                 _locate(run, model, name, values, found[name])
         if run.first_batch is None and differing:
@@ -216,7 +216,7 @@ def compare(
 def _locate(
     run: Run, model: ModelFile, name: str, expected: NDArray[Any], found: NDArray[Any]
 ) -> None:
-    module = str(model.tensors.get(name, {}).get("module", ""))
+    module = model.module(name)
     assert run.differing_integers is not None
     if (expected.dtype, expected.shape) != (found.dtype, found.shape):
         run.differing_integers += int(expected.size)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mnq.toolchain.graph import Node
-from mnq.toolchain.rewrite import Nodes, of, substitute, users
+from mnq.toolchain.rewrite import Nodes, insert_before, of, substitute, users
 
 
 def fuse_attention(nodes: Nodes) -> None:
@@ -138,7 +138,7 @@ def _windows_to_heads(nodes: Nodes, node: Node) -> None:
         length, depth = nodes[name].shape[-2:]
         shape = (-1, windows * heads, length, depth)
         reshaped = Node(f"{node.name}.{len(names)}", "reshape", (name,), shape, module)
-        _before(nodes, node.name, reshaped)
+        insert_before(nodes, node.name, reshaped)
         names.append(reshaped.name)
     parameters = {"bias": bias.expand(-1, heads, -1, -1).reshape(1, -1, *bias.shape[2:])}
     if factor is not None:
@@ -147,15 +147,4 @@ def _windows_to_heads(nodes: Nodes, node: Node) -> None:
     back = Node(f"{node.name}.back", "reshape", (node.name,), node.shape, module)
     substitute(nodes, node.name, back)
     made = replace(node, inputs=tuple(names), shape=full, parameters=parameters)
-    _before(nodes, back.name, made)
-
-
-def _before(nodes: Nodes, place: str, node: Node) -> None:
-    """Add a node right before another one."""
-    rebuilt: Nodes = {}
-    for name, other in nodes.items():
-        if name == place:
-            rebuilt[node.name] = node
-        rebuilt[name] = other
-    nodes.clear()
-    nodes.update(rebuilt)
+    insert_before(nodes, back.name, made)

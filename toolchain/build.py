@@ -16,6 +16,7 @@ from mnq.ops.l2_normalize.op import constants as l2_constants
 from mnq.ops.l2_normalize.op import l2_normalize
 from mnq.ops.mean_tokens.op import constants as mean_constants
 from mnq.ops.mean_tokens.op import mean_tokens
+from mnq.ops.operator import Operator
 from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, SOFTMAX
@@ -175,6 +176,13 @@ class _Builder:
             )
         )
 
+    def _operator(
+        self, node: Node, operator: Operator, constants: Inputs, reads: Codes | None = None
+    ) -> None:
+        """A step of an operator whose element type is that of its codes."""
+        to = {"to": self._element_type(node.name)}
+        self._step(node, operator.name, node.inputs, constants, to, reads)
+
     def _constant(self, node: Node) -> None:
         value = node.parameters["value"].detach()
         bits = self._bits(node.name)
@@ -206,34 +214,29 @@ class _Builder:
             constants |= requantize_add_constants(ratio, residual, bits)
         else:
             constants |= requantize_constants(ratio, bits)
-        to = {"to": self._element_type(node.name)}
         inputs: Inputs = {"w": codes.t().contiguous().to(torch.int8), **constants}
-        self._step(node, operator.name, node.inputs, inputs, to)
+        self._operator(node, operator, inputs)
 
     def _add(self, node: Node) -> None:
         out_scale = self._scale(node.name)
         left, right = (self._scale(name) / out_scale for name in node.inputs)
         constants = requantize_add_constants(left, right, self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, requantize_add.name, node.inputs, constants, to)
+        self._operator(node, requantize_add, constants)
 
     def _matmul(self, node: Node) -> None:
         product = self._scale(node.inputs[0]) * self._scale(node.inputs[1])
         constants = requantize_constants(product / self._scale(node.name), self._bits(node.name))
         constants["bias"] = np.zeros((), np.int32)
-        to = {"to": self._element_type(node.name)}
-        self._step(node, qmatmul.name, node.inputs, constants, to)
+        self._operator(node, qmatmul, constants)
 
     def _requantize(self, node: Node) -> None:
         ratio = self._scale(node.inputs[0]) / self._scale(node.name)
         constants = requantize_constants(ratio, self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, requantize_operator.name, node.inputs, constants, to)
+        self._operator(node, requantize_operator, constants)
 
     def _normalize(self, node: Node) -> None:
         constants = l2_constants(self._scale(node.name), self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, l2_normalize.name, node.inputs, constants, to)
+        self._operator(node, l2_normalize, constants)
 
     def _mean(self, node: Node) -> None:
         tokens = self.graph.nodes[node.inputs[0]].shape[1]
@@ -244,22 +247,19 @@ class _Builder:
             )
         ratio = self._scale(node.inputs[0]) / self._scale(node.name)
         constants = mean_constants(ratio, tokens, self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, mean_tokens.name, node.inputs, constants, to)
+        self._operator(node, mean_tokens, constants)
 
     def _layernorm(self, node: Node) -> None:
         method = LAYERNORM[self.choices[node.site].method]
         weight, bias = (_numpy(node.parameters[key]) for key in ("weight", "bias"))
         constants = method.constants(weight, bias, self._scale(node.name), self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, method.operator.name, node.inputs, constants, to, self._codes(node))
+        self._operator(node, method.operator, constants, self._codes(node))
 
     def _gelu(self, node: Node) -> None:
         method = GELU[self.choices[node.site].method]
         scales = self._scale(node.inputs[0]), self._scale(node.name)
         constants = method.constants(*scales, self._bits(node.name))
-        to = {"to": self._element_type(node.name)}
-        self._step(node, method.operator.name, node.inputs, constants, to, self._codes(node))
+        self._operator(node, method.operator, constants, self._codes(node))
 
     def _attention(self, node: Node) -> None:
         choice = self.choices[node.site]

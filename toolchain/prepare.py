@@ -47,15 +47,8 @@ def _fold_gains(nodes: Nodes) -> None:
             weight, bias = layer.parameters["weight"], layer.parameters["bias"]
             by_channel = factors.reshape(-1, *[1] * (weight.ndim - 1))
             parameters = {"weight": weight * by_channel, "bias": bias * factors}
-            nodes[layer.name] = replace(layer, parameters=parameters)
-            del nodes[gain.name]
-            _skip(nodes, gain.name, layer.name)
-
-
-def _skip(nodes: Nodes, old: str, new: str) -> None:
-    """Let all readers of `old` read `new`."""
-    for name, node in nodes.items():
-        nodes[name] = replace(node, inputs=tuple(new if n == old else n for n in node.inputs))
+            del nodes[layer.name]
+            substitute(nodes, gain.name, replace(layer, parameters=parameters))
 
 
 def _fuse_residuals(nodes: Nodes) -> None:

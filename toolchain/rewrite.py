@@ -78,3 +78,14 @@ def insert(nodes: Nodes, node: Node) -> None:
             rebuilt[node.name] = node
     nodes.clear()
     nodes.update(rebuilt)
+
+
+def insert_before(nodes: Nodes, place: str, node: Node) -> None:
+    """Add a node right before another one."""
+    rebuilt: Nodes = {}
+    for name, other in nodes.items():
+        if name == place:
+            rebuilt[node.name] = node
+        rebuilt[name] = other
+    nodes.clear()
+    nodes.update(rebuilt)
