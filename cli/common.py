@@ -77,7 +77,7 @@ class Command(OneLineUsage):
         try:
             return super().invoke(ctx)
         except MnqError as error:
-            click.echo(f"{ctx.command_path}: error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"{ctx.command_path}: error: {error}", err=True)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             click.echo(f"{ctx.command_path}: interrupted; no file was left half-written", err=True)

@@ -39,7 +39,7 @@ Examples:
       --output run                                  the paper's recipe, one epoch
   mnq-qat --model deit_t --weights deit_t.safetensors --assign uniform:ivit --bits 6 \\
       --train photos.zip --val held_out.zip --epochs 5 --batch 32 --lr 1e-4 --distill 1 \\
-      --ranges learned --range-lr 0.01 --augment light --output run
+      --distill-features 30 --ranges learned --range-lr 0.01 --augment light --output run
                                                     little data: learn from the float model
   mnq-qat ... --output run --resume run/last.safetensors
   torchrun --nproc-per-node 8 -m mnq.cli.qat ...    eight GPUs

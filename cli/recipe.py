@@ -29,6 +29,7 @@ def recipe_options(function: Function) -> Function:
         lr: float,
         weight_decay: float,
         distill: float,
+        distill_features: float,
         clip_grad: float,
         kind: str,
         range_lr: float,
@@ -44,7 +45,8 @@ def recipe_options(function: Function) -> Function:
         from mnq.toolchain.train import Recipe
 
         numbers = {"--lr": lr, "--weight-decay": weight_decay, "--distill": distill}
-        numbers |= {"--clip-grad": clip_grad, "--range-lr": range_lr}
+        numbers |= {"--distill-features": distill_features, "--clip-grad": clip_grad}
+        numbers |= {"--range-lr": range_lr}
         for option, number in numbers.items():
             if not math.isfinite(number):
                 raise InputError(f"{option}: expected a finite number, found {number}; see --help")
@@ -57,6 +59,7 @@ def recipe_options(function: Function) -> Function:
             learning_rate=lr,
             weight_decay=weight_decay,
             distillation=distill,
+            feature_distillation=distill_features,
             clip=clip_grad,
             ranges=kind,
             range_rate=range_lr,
@@ -79,6 +82,12 @@ def recipe_options(function: Function) -> Function:
                 0.0,
                 click.FloatRange(0, 1),
                 "Weight of the float model's answers in the loss; 1 is best with little data.",
+            ),
+            (
+                ("--distill-features",),
+                0.0,
+                click.FloatRange(0),
+                "Weight of the distance from the float model's residual stream; try 30.",
             ),
             (
                 ("--clip-grad",),

@@ -115,7 +115,7 @@ class Run:
             recipe.precision,
             here.device.type == "cpu" and library_path() is not None,
         )
-        self.teacher = subject.graph.to(here.device)
+        self.teacher = graph.to(here.device)
         self.trainer = Trainer(self.model, recipe, len(self.loader), self.teacher)
         self.progress = fit.Progress()
 
@@ -194,7 +194,11 @@ class Run:
         )
 
     def _save(self, progress: fit.Progress, best: bool) -> None:
-        """Write the files of the run, in one of the processes."""
+        """Write the files of the run, in one of the processes.
+
+        The checkpoint to go on from comes last: if the process dies before it, the epoch is done
+        again, and so are the other files.
+        """
         from mnq.toolchain import checkpoint
         from mnq.toolchain.report.training import training_curve
 
@@ -207,7 +211,6 @@ class Run:
             "history": progress.history,
         }
         made = checkpoint.Checkpoint(self.trainer.tensors(), header)
-        checkpoint.write(made, self.output / LAST)
         if best:
             checkpoint.write(made, self.output / BEST)
         text = io.StringIO()
@@ -219,6 +222,7 @@ class Run:
             name = self.subject.loaded.name
             curve = training_curve({name: progress.history}, self.reference["top1"])
             write_atomically(self.output / CURVE, curve.encode())
+        checkpoint.write(made, self.output / LAST)
 
 
 @contextmanager

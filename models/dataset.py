@@ -18,8 +18,8 @@ from PIL import Image
 from mnq.models.decode import decode
 from mnq.models.images import ImageSet, label_index
 from mnq.models.shards import Shards, find_shards, tar_files
-from mnq.models.sources import EXTENSIONS, MAX_FILE_BYTES, Parts, Source, open_source, printable
-from mnq.ops.errors import InputError
+from mnq.models.sources import EXTENSIONS, MAX_FILE_BYTES, Parts, Source, open_source
+from mnq.ops.errors import InputError, printable
 
 __all__ = ["Dataset", "open_dataset"]
 

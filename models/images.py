@@ -18,8 +18,8 @@ from PIL import Image
 
 from mnq.models.decode import decode
 from mnq.models.preprocess import Preprocess
-from mnq.models.sources import Parts, Source, open_source, printable
-from mnq.ops.errors import InputError
+from mnq.models.sources import Parts, Source, open_source
+from mnq.ops.errors import InputError, printable
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -17,8 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mnq.models.sources import printable
-from mnq.ops.errors import InputError
+from mnq.ops.errors import InputError, printable
 
 __all__ = ["Shards", "find_shards", "tar_files"]
 

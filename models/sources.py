@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from mnq.ops.errors import InputError
+from mnq.ops.errors import InputError, printable
 
-__all__ = ["EXTENSIONS", "MAX_FILE_BYTES", "Source", "open_source", "printable"]
+__all__ = ["EXTENSIONS", "MAX_FILE_BYTES", "Source", "open_source"]
 
 # What torchvision's ImageFolder takes, without the formats that PIL reads by other programs.
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -25,11 +25,6 @@ MAX_FILE_BYTES = 256 << 20
 _MAX_DEPTH = 6
 
 Parts = tuple[str, ...]
-
-
-def printable(name: str) -> str:
-    r"""`name` on one line: control characters and undecodable bytes become \x.. escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _is_image(parts: Parts) -> bool:
@@ -96,7 +91,8 @@ class _Zip:
         self._entries: dict[Parts, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             parts = PurePosixPath(info.filename).parts
-            if info.is_dir() or parts[: len(inside)] != inside or len(parts) == len(inside):
+            folder = info.filename.endswith("/")  # is_dir fails on an empty name
+            if folder or parts[: len(inside)] != inside or len(parts) == len(inside):
                 continue
             if _is_image(parts[len(inside) :]):
                 self._entries[parts[len(inside) :]] = info

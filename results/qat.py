@@ -15,6 +15,7 @@ other 800.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Plan:
     """What is measured for a model.
 
     epochs: numbers of them, 0 for calibration alone; rates: learning rate by width; repeated:
-    widths for which the longest training has more seeds than the first; options: of mnq-qat.
+    maps and widths whose longest training has more seeds than the first; options: of mnq-qat.
     """
 
     weights: str | None
@@ -55,7 +56,7 @@ class Plan:
     maps: tuple[str, ...]
     epochs: tuple[int, ...]
     rates: dict[int, float]
-    repeated: tuple[int, ...]
+    repeated: tuple[tuple[str, int], ...]
     batch: int
     options: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -68,12 +69,12 @@ PLANS = {
         judge="imagenet_eval_500.zip",
         maps=("ivit", "ibert", "mixed"),
         epochs=(0, 1, 5),
-        rates={8: 3e-5, 6: 1e-4, 4: 2e-4},
-        repeated=(8, 6),
+        rates={8: 5e-5, 6: 1e-4, 4: 2e-4},
+        repeated=(("mixed", 8), ("mixed", 6)),
         batch=32,
         options=(
-            *("--distill", "1", "--augment", "light", "--precision", "bfloat16"),
-            *("--ranges", "learned", "--range-lr", "0.01"),
+            *("--distill", "1", "--distill-features", "30", "--augment", "light"),
+            *("--ranges", "learned", "--range-lr", "0.01", "--precision", "bfloat16"),
         ),
     ),
     "micro_swin": Plan(
@@ -81,7 +82,7 @@ PLANS = {
         train="cifar10.zip/cifar10/train",
         judge="cifar10.zip/cifar10/test",
         maps=("ivit", "ibert", "fqvit", "mixed"),
-        epochs=(0,),
+        epochs=(0, 1),
         rates={8: 1e-4, 6: 2e-4},
         repeated=(),
         batch=128,
@@ -94,7 +95,7 @@ PLANS = {
         maps=("ivit", "ibert", "fqvit", "mixed"),
         epochs=(0, 1, 4),
         rates={8: 1e-4, 6: 2e-4},
-        repeated=(8, 6),
+        repeated=tuple(itertools.product(("ivit", "ibert", "fqvit", "mixed"), (8, 6))),
         batch=128,
         options=("--augment", "light", "--precision", "bfloat16"),
     ),
@@ -124,10 +125,11 @@ class Row:
 def rows(plan: Plan) -> Iterator[Row]:
     """All rows, the first seed first."""
     for seed in plan.seeds:
-        first = seed == plan.seeds[0]
-        for bits in plan.rates if first else plan.repeated:
-            for epochs in plan.epochs if first else plan.epochs[-1:]:
+        if seed == plan.seeds[0]:
+            for bits, epochs in itertools.product(plan.rates, plan.epochs):
                 yield from (Row(name, bits, epochs, seed) for name in plan.maps)
+        else:
+            yield from (Row(name, bits, plan.epochs[-1], seed) for name, bits in plan.repeated)
 
 
 @dataclass

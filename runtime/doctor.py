@@ -48,6 +48,7 @@ TIMEOUT = 120  # seconds for one self-test; it takes about one
 
 _EITHER = "  # or 'mnq[gpu]'"
 _INSTALL = "pip install 'mnq[cpu]'"
+_UPGRADE = "pip install -U onnxruntime  # or onnxruntime-gpu; or install mnq again"
 _REINSTALL = f"pip uninstall -y {' '.join(WHEELS)} && {_INSTALL}"
 
 
@@ -157,6 +158,9 @@ def _self_tests() -> Iterator[Finding]:
         return
     yield Finding("providers", OK, f"{', '.join(answer['providers'])} (of {answer['version']})")
     yield _verdict("cpu", answer, PROBLEM)
+    if answer["refusal"]:
+        found = f"{answer['refusal'].rpartition('; ')[0]}, so models are slow"
+        yield Finding("kernels in onnxruntime", WARNING, found, _UPGRADE)
     if CUDA not in answer["providers"]:
         return
     answer, log = _run_self_test("cuda")

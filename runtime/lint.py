@@ -12,7 +12,9 @@ from typing import Any
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mnq.ops.body import DOMAIN
+from mnq.runtime.coverage import Coverage
 from mnq.runtime.purity import element_types, float_names, inferred, nodes_of
+from mnq.runtime.session import PROVIDERS
 
 ERROR, WARNING = "error", "warning"
 
@@ -53,12 +55,16 @@ class Finding:
         return asdict(self)
 
 
-def lint(model: ModelProto, kernels: frozenset[str] | None = None) -> list[Finding]:
+def lint(
+    model: ModelProto, kernels: frozenset[str] | None = None, provider: str | None = None
+) -> list[Finding]:
     """What there is to object to in a model, errors first.
 
     kernels: operators of the domain `mnq` that the native library runs; None if there is none.
+    provider: whose kernels the nodes should have, a key of session.PROVIDERS; None for any.
 
-    Raises InputError if the functions of the model cannot be inlined.
+    Raises InputError if the functions of the model cannot be inlined, EnvironmentLack if the
+    installed onnxruntime is built without the provider.
     """
     whole = inferred(model)
     types, every = element_types(whole), list(nodes_of(whole))
@@ -71,6 +77,7 @@ def lint(model: ModelProto, kernels: frozenset[str] | None = None) -> list[Findi
         _truncating_divisions(rest, outer_types, {value.name for value in outer.input}),
         _low_halves(rest, outer_types),
         _without_kernel(model, kernels),
+        None if provider is None else _not_taken(model, every, types, provider),
     ]
     return sorted((f for f in found if f is not None), key=lambda f: f.severity != ERROR)
 
@@ -217,6 +224,26 @@ def _without_kernel(model: ModelProto, kernels: frozenset[str] | None) -> Findin
         names,
         "runs by the functions in the file: the same integers, many times slower",
         remedy,
+    )
+
+
+def _not_taken(
+    model: ModelProto, nodes: list[NodeProto], types: dict[str, int], provider: str
+) -> Finding | None:
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    names = [_name(node) for node in Coverage(provider).missing(nodes, types, opsets)]
+    wanted, cpu = PROVIDERS[provider], provider == "cpu"
+    return _finding(
+        "not-taken",
+        ERROR if cpu else WARNING,
+        names,
+        f"{wanted} has no kernel for these element types: "
+        + (
+            "onnxruntime refuses the model"
+            if cpu
+            else "the nodes run on the CPU, with copies there and back, and no CUDA graph"
+        ),
+        "cast to types that it takes" + ("" if cpu else ", or run the model on the CPU"),
     )
 
 

@@ -16,7 +16,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mnq.ops.body import IR_VERSION, OPSET
 from mnq.ops.errors import MnqError
-from mnq.runtime.session import LEVELS, infer, load_onnxruntime, open_session
+from mnq.ops.library import library_path
+from mnq.runtime.session import LEVELS, infer, load_onnxruntime, open_session, register
 
 DOMAIN = "mnq.selftest"
 ROWS, INNER, COLUMNS = 16, 64, 8
@@ -120,14 +121,26 @@ def _first_difference(level: str, provider: str) -> str:
     return ""
 
 
+def refusal() -> str:
+    """Why onnxruntime does not load the native library; "" if it does, or if there is none."""
+    library = library_path()
+    if library is not None:
+        try:
+            register(load_onnxruntime().SessionOptions(), library)
+        except MnqError as error:
+            return str(error)
+    return ""
+
+
 def main(provider: str) -> None:
-    """Print {"version", "providers", "levels"}, or {"error"}, as the last line."""
+    """Print {"version", "providers", "levels", "refusal"}, or {"error"}, as the last line."""
     try:
         ort = load_onnxruntime()
         answer = {
             "version": ort.__version__,
             "providers": ort.get_available_providers(),
             "levels": check(provider),
+            "refusal": refusal(),
         }
     except MnqError as error:
         answer = {"error": str(error)}

@@ -108,7 +108,7 @@ def open_session(
         options.profile_file_prefix = str(profile)
     library = kernel_library(provider, kernels)
     if library is not None:
-        _register(options, library)
+        register(options, library)
     if provider != "cpu":
         _preload(ort)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -149,7 +149,11 @@ def kernel_library(provider: str, kernels: bool | None) -> Path | None:
     return path
 
 
-def _register(options: Any, library: Path) -> None:
+def register(options: Any, library: Path) -> None:
+    """Let sessions with these options run the kernels of a library.
+
+    Raises EnvironmentLack if onnxruntime refuses it: it is damaged, or needs a newer one.
+    """
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:

@@ -6,12 +6,15 @@ looked for>`; the end of every run counts those reasons, so that a short run nev
 
 import importlib.util
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for fuzz_cases.py
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MNQ_SHARED", ROOT.parent / "shared"))

@@ -113,12 +113,22 @@ class QuantizedModel(torch.nn.Module):
         """The arguments of `build` and `assemble` for the scales of `ranges`."""
         return self.graph, self.edges, found, self.mapping, self.choices, self.image, self.form
 
+    def features(self) -> tuple[str, ...]:
+        """The tensors of the residual stream that layers make: what a block leaves to the next."""
+        made = (node for node in self.graph if node.op not in VIEWS and node.op != "constant")
+        edges, kinds = self.edges.edges, self.edges.kinds
+        return tuple(node.name for node in made if kinds[edges[node.name].group] == "residual")
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes), float32, of images (B, C, H, W) as the program takes them."""
-        with torch.autocast(images.device.type, enabled=False):  # it would round the products
-            return self._forward(images)
+        return self.tensors(images)[0]
 
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def tensors(self, images: torch.Tensor, names: tuple[str, ...] = ()) -> list[torch.Tensor]:
+        """The logits, as `forward`, and the values of the tensors `names`, float32."""
+        with torch.autocast(images.device.type, enabled=False):  # it would round the products
+            return self._tensors(images, names)
+
+    def _tensors(self, images: torch.Tensor, names: tuple[str, ...]) -> list[torch.Tensor]:
         found = self.ranges.scales()
         program, scales = assemble(*self._source(found)), self._with_input(found)
         scales.setdefault(self.edges.edges[self.graph.output].group, program.output_scale)
@@ -146,9 +156,14 @@ class QuantizedModel(torch.nn.Module):
                 call = self._call(node, step, program, scales, codes, inputs)
                 logs = [learned[group] for group in call.groups() if group in learned]
                 floats[node.name] = Exact.apply(call, *inputs, *node.parameters.values(), *logs)
-        output = self.graph.output
-        exact = codes[output].to(torch.float32) * program.output_scale
-        return straight_through(floats[output], exact)
+        steps_of = {self.graph.output: program.output_scale}
+        for name in names:
+            edge = self.edges.edges[name]
+            steps_of[name] = scales[edge.group] * edge.factor
+        return [
+            straight_through(floats[name], codes[name].to(torch.float32) * scale)
+            for name, scale in steps_of.items()
+        ]
 
     def _call(
         self,

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from mnq.ops.errors import CheckFailed, InputError
 from mnq.toolchain.checkpoint import WEIGHT, check_tensors
-from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.distill import ask, distance, divergence
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.qat import QuantizedModel
 
@@ -31,7 +31,8 @@ class Recipe:
 
     batch_size: of all processes together; floor: of the cosine, as a share of learning_rate.
     distillation: weight of the divergence from the float model's answers; the rest is the
-        cross-entropy with the labels.
+        cross-entropy with the labels. feature_distillation: weight of the distance from the float
+        model's residual stream, added to it.
     clip: largest norm of the gradient, 0 for any; range_rate: learning rate of log2 of the scales
         where these are learned.
     """
@@ -42,6 +43,7 @@ class Recipe:
     weight_decay: float = 1e-4
     floor: float = 1 / 15
     distillation: float = 0.0
+    feature_distillation: float = 0.0
     clip: float = 0.0
     ranges: str = "ema"
     range_rate: float = 1e-3
@@ -54,10 +56,21 @@ class Diverged(CheckFailed):
     """The loss or a gradient is not a finite number any more."""
 
 
+class _Learner(torch.nn.Module):
+    """A model as a loss sees it: the logits and the tensors `names`."""
+
+    def __init__(self, model: QuantizedModel, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.model.tensors(images, self.names)
+
+
 class Trainer:
     """A model in training; all processes of a run call the same methods in the same order.
 
-    teacher: the float graph, for distillation. batches: per epoch.
+    teacher: the float graph with the model's nodes, for distillation. batches: per epoch.
 
     Raises InputError if the recipe distills without a teacher.
     """
@@ -65,17 +78,19 @@ class Trainer:
     def __init__(
         self, model: QuantizedModel, recipe: Recipe, batches: int, teacher: Graph | None = None
     ) -> None:
-        if recipe.distillation > 0 and teacher is None:
+        if max(recipe.distillation, recipe.feature_distillation) > 0 and teacher is None:
             raise InputError("qat: expected a float model to distill from, found none; give one")
         self.model, self.recipe, self.batches, self.teacher = model, recipe, batches, teacher
         self.step = 0
         self.weights = model.weights()
+        self.features = model.features() if recipe.feature_distillation > 0 else ()
+        learner = _Learner(model, self.features)
         many = distributed.is_initialized() and distributed.get_world_size() > 1
         # Buffers are the ranges, which every process computes alike.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it
             self.wrapped = (
-                DistributedDataParallel(model, broadcast_buffers=False) if many else model
+                DistributedDataParallel(learner, broadcast_buffers=False) if many else learner
             )
         self.optimizer = torch.optim.AdamW(self._groups(), eps=1e-8)
 
@@ -134,23 +149,21 @@ class Trainer:
         return mean
 
     def _loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = self.wrapped(images)
-        weight = self.recipe.distillation
+        recipe = self.recipe
+        logits, *features = self.wrapped(images)
         loss = logits.new_zeros(())
-        if weight < 1:
-            loss = loss + (1 - weight) * cross_entropy(logits, targets)
-        if weight > 0:
-            assert self.teacher is not None
-            low = self.recipe.precision == "bfloat16"
-            with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=low):
-                answers = evaluate(self.teacher, self.model.image.values(images)).float()
-            divergence = kl_div(
-                log_softmax(logits, -1),
-                log_softmax(answers, -1),
-                reduction="batchmean",
-                log_target=True,
-            )
-            loss = loss + weight * divergence
+        if recipe.distillation < 1:
+            loss = loss + (1 - recipe.distillation) * cross_entropy(logits, targets)
+        if max(recipe.distillation, recipe.feature_distillation) == 0:
+            return loss
+        assert self.teacher is not None
+        low = recipe.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+            answers, *wanted = ask(self.teacher, self.model.image.values(images), self.features)
+        if recipe.distillation > 0:
+            loss = loss + recipe.distillation * divergence(logits, answers)
+        if features:
+            loss = loss + recipe.feature_distillation * distance(features, wanted)
         return loss
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -74,6 +74,7 @@ def ready(
         ("--weight-decay", -1, "-1.0 is not in the range x>=0"),
         ("--clip-grad", -1, "-1.0 is not in the range x>=0"),
         ("--distill", 1.5, "1.5 is not in the range 0<=x<=1"),
+        ("--distill-features", -1, "-1.0 is not in the range x>=0"),
         ("--workers", -1, "-1 is not in the range 0<=x<=256"),
         ("--seed", -1, "-1 is not in the range"),
         ("--calib-method", "max", "expected mse or minmax or percentile, found 'max'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnq.models import sources
-from mnq.models.sources import open_source, printable
+from mnq.models.sources import open_source
 from mnq.ops.errors import InputError
 
 NAMES = ["set/b/2.png", "set/a/10.JPG", "set/a/9.jpeg", "set/LIST.csv", "set/.thumb/x.jpg",
@@ -95,8 +95,3 @@ def test_open_source_refuses_a_damaged_zip(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"expected a zip file, found .*; download or pack it"):
         open_source(path)
-
-
-def test_printable_keeps_text_and_escapes_the_rest() -> None:
-    assert printable("Größe 犬.jpg") == "Größe 犬.jpg"
-    assert printable("a\nb\x1b[31m\udcff") == r"a\nb\x1b[31m\udcff"

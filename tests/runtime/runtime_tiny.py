@@ -38,23 +38,29 @@ class Tiny:
         return model
 
 
-def export_tiny(input_kind: str) -> Tiny:
+def load_tiny() -> LoadedModel:
+    """The float model, with the same weights each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         net = VisionTransformer(
             img_size=SIZE, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=5
         ).eval()
-        normalized = torch.randn(8, 3, SIZE, SIZE)
     preprocess = Preprocess(SIZE, SIZE, "bicubic", (0.5,) * 3, (0.5,) * 3, 3)
     digest = weights.digest(net)
-    loaded = LoadedModel("tiny", None, net, preprocess, CLASSES, len(CLASSES), digest)
+    return LoadedModel("tiny", None, net, preprocess, CLASSES, len(CLASSES), digest)
+
+
+def export_tiny(input_kind: str) -> Tiny:
+    loaded = load_tiny()
+    normalized = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     graph = export.graph_of(loaded)
-    statistics = collect(graph, lambda: [normalized], {"source": "random", "weights": digest})
+    origin = {"source": "random", "weights": loaded.weights_digest}
+    statistics = collect(graph, lambda: [normalized], origin)
     settings = export.Settings(input_kind=input_kind)
     proto = export.export(loaded, graph, statistics, uniform("tiny", "lut"), settings)
     program = export.rebuild(parse(proto, "tiny.onnx"), loaded)
     pixels = np.random.default_rng(4).integers(0, 256, (5, 3, SIZE, SIZE), dtype=np.uint8)
-    images = pixels if input_kind == "uint8" else preprocess.normalize(pixels)
+    images = pixels if input_kind == "uint8" else loaded.preprocess.normalize(pixels)
     return Tiny(proto.SerializeToString(), export.reference(program), images)
 
 

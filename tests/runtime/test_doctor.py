@@ -16,7 +16,12 @@ from mnq.runtime.doctor import CUDA, OK, PROBLEM, WARNING, Finding, examine
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 COMPLETE = {**doctor.BASE, **doctor.TRAIN, "mnq": "0.1.0", "onnxruntime": "1.31.1"}
 LEVELS = dict.fromkeys(("disabled", "basic", "extended", "all"), "")
-RIGHT = {"version": "1.31.1", "providers": ["CPUExecutionProvider"], "levels": LEVELS}
+RIGHT = {
+    "version": "1.31.1",
+    "providers": ["CPUExecutionProvider"],
+    "levels": LEVELS,
+    "refusal": "",
+}
 WITH_CUDA = {**RIGHT, "providers": [CUDA, "CPUExecutionProvider"]}
 
 Machine = Callable[..., dict[str, Finding]]
@@ -215,6 +220,15 @@ def test_a_process_that_dies_is_survived(
 def test_the_library_and_its_path_are_named(machine: Machine) -> None:
     found = machine(COMPLETE)["kernels"]
     assert found == Finding("kernels", OK, "/x/libmnq_ops.so, path avx512")
+
+
+def test_a_library_that_onnxruntime_refuses_is_a_warning(machine: Machine) -> None:
+    """As one that was compiled against headers of a newer onnxruntime."""
+    text = "kernels: expected onnxruntime to load x.so, found: API 99; or run without them"
+    found = machine(COMPLETE, {**RIGHT, "refusal": text})["kernels in onnxruntime"]
+    assert found.status == WARNING and found.remedy.startswith("pip install -U onnxruntime")
+    assert found.found.endswith("to load x.so, found: API 99, so models are slow")
+    assert "kernels in onnxruntime" not in machine(COMPLETE)
 
 
 def test_a_missing_library_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

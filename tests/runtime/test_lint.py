@@ -8,9 +8,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mnq.ops.body import DOMAIN, DOMAIN_VERSION
 from mnq.runtime.lint import ERROR, WARNING, Finding, lint
+from mnq.runtime.session import PROVIDERS
 
 I8, U8, I32, I64 = TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64
-U32, F32 = TensorProto.UINT32, TensorProto.FLOAT
+U16, U32, F32 = TensorProto.UINT16, TensorProto.UINT32, TensorProto.FLOAT
 
 
 def model(nodes: list[NodeProto], x: int, y: int, **constants: object) -> ModelProto:
@@ -129,3 +130,23 @@ def test_operator_without_kernel_is_a_warning(proto: ModelProto) -> None:
     assert (found.rule, found.severity, found.where) == ("no-kernel", WARNING, ("QLinear",))
     (found,) = lint(proto)
     assert found.count == len(names)
+
+
+@pytest.mark.onnxruntime
+def test_a_node_that_the_provider_does_not_take_is_named(proto: ModelProto) -> None:
+    shift = model([node("BitShift", "x", "x", direction="RIGHT")], U16, U16)
+    assert lint(shift) == []
+    (found,) = lint(shift, provider="cpu")
+    assert (found.rule, found.severity, found.where) == ("not-taken", ERROR, ("BitShift_y",))
+    assert "CPUExecutionProvider has no kernel" in found.cost and "refuses" in found.cost
+    names = frozenset(n.op_type for n in proto.graph.node if n.domain == DOMAIN)
+    assert lint(proto, names, "cpu") == []
+
+
+@pytest.mark.onnxruntime
+def test_what_leaves_the_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROVIDERS, "cuda", "CPUExecutionProvider")  # as if it were the GPU's
+    shift = model([node("BitShift", "x", "x", direction="RIGHT")], U16, U16)
+    (found,) = lint(shift, provider="cuda")
+    assert (found.rule, found.severity) == ("not-taken", WARNING)
+    assert "run on the CPU, with copies" in found.cost and "on the CPU" in found.remedy

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -79,3 +80,21 @@ def test_main_prints_what_is_missing(
     selftest.main("cpu")
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer == {"error": "onnxruntime: expected, found, do"}
+
+
+@pytest.mark.onnxruntime
+def test_a_library_that_does_not_load_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libmnq_ops.so"
+    library.write_bytes(b"no library")
+    monkeypatch.setattr(selftest, "library_path", lambda: library)
+    assert f"expected onnxruntime to load {library}, found: " in selftest.refusal()
+    monkeypatch.setattr(selftest, "library_path", lambda: None)
+    assert selftest.refusal() == ""
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.native
+def test_the_library_of_this_install_loads() -> None:
+    assert selftest.refusal() == ""

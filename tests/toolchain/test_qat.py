@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from mnq.toolchain import map as maps
+from mnq.toolchain.distill import ask, distance
 from mnq.toolchain.evaluate import evaluate
 from mnq.toolchain.image import image_input
 from mnq.toolchain.qat import QuantizedModel, with_weights
@@ -146,6 +147,56 @@ def test_gradients_of_8_bit_codes_are_close_to_the_float_models(
     assert cosine(found, want) > together and worst(found, want) > alone
     sizes = [sum(float(g.square().sum()) for g in part.values()) for part in (found, want)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.3)  # measured 0.08, fqvit 0.14
+
+
+def test_features_are_what_layers_add_to_the_residual_stream(quantized: Quantized) -> None:
+    model = qat(quantized)
+    names = model.features()
+    stream = {group for group, kind in model.edges.kinds.items() if kind == "residual"}
+    assert {model.edges.edges[name].group for name in names} <= stream
+    made = [n for n in model.graph if n.op == "add" or (n.op == "linear" and len(n.inputs) > 1)]
+    assert {node.name for node in made} <= {*names} and len(made) > 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_are_the_deployed_codes_times_their_scale(
+    quantized: Quantized, pixels: torch.Tensor, method: str
+) -> None:
+    model, program = qat(quantized, method), quantized.unfused(method)
+    names = (*model.features(), next(iter(quantized.graph.sites())))
+    codes = program.run(pixels[:3])
+    logits, *found = model.tensors(pixels[:3], names)
+    assert torch.equal(logits, model(pixels[:3]))
+    for name, value in zip(names, found, strict=True):
+        edge = model.edges.edges[name]
+        scale = model.scales()[edge.group] * edge.factor
+        assert torch.equal(value, codes[name].to(torch.float32) * scale), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_features_are_close_to_the_float_models(
+    quantized: Quantized, pixels: torch.Tensor, method: str
+) -> None:
+    """Of the distance from noise: that from the float model's own tensors is nothing but errors."""
+    model = qat(quantized, method)
+    names, leaves = model.features(), {**qat(quantized).weights()}
+    values = ask(with_weights(quantized.graph, leaves), quantized.normalized[:8], names)[1:]
+    draw = torch.Generator().manual_seed(0)
+    wanted = [value.std() * torch.randn(value.shape, generator=draw) for value in values]
+    seen: dict[str, torch.Tensor] = {}
+    evaluate(with_weights(quantized.graph, leaves), quantized.normalized[:8], seen.__setitem__)
+    gradients = []
+    for part, weights in (
+        (model.tensors(pixels[:8], names)[1:], {**model.weights()}),
+        ([seen[name] for name in names], leaves),
+    ):
+        loss = distance(part, wanted)
+        found = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
+        gradients.append({n: g for n, g in zip(weights, found, strict=True) if g is not None})
+    found_ones, want = gradients
+    assert set(found_ones) == set(want) and len(want) > 10
+    together, alone = LEAST[method]
+    assert cosine(found_ones, want) > together and worst(found_ones, want) > alone
 
 
 def test_every_parameter_has_a_finite_gradient(quantized: Quantized, pixels: torch.Tensor) -> None:

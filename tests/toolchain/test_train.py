@@ -14,6 +14,7 @@ from toolchain_training import Parts, example, same, snapshot
 from torch.nn.functional import cross_entropy
 
 from mnq.toolchain.checkpoint import WEIGHT
+from mnq.toolchain.distill import ask, distance
 from mnq.toolchain.image import image_input
 from mnq.toolchain.train import Diverged, Trainer
 
@@ -36,6 +37,14 @@ def one_thread() -> Iterator[None]:
 def steps(trainer: Trainer, pixels: torch.Tensor, last: int) -> list[float]:
     """Train to step `last`; the losses."""
     return [trainer.train_step(*example(pixels, n)) for n in range(trainer.step, last)]
+
+
+def go_astray(trainer: Trainer, parts: Parts, pixels: torch.Tensor) -> None:
+    """Give a fresh trainer the weights of another one that learned random answers."""
+    other = parts.trainer(learning_rate=3e-3)
+    steps(other, pixels, 3)
+    found = snapshot(other)
+    trainer.restore({name: found[name] for name in trainer.tensors()}, 0)
 
 
 def moments(trainer: Trainer, kind: str = "exp_avg") -> dict[str, torch.Tensor]:
@@ -109,6 +118,41 @@ def test_the_loss_mixes_cross_entropy_with_the_divergence_from_the_float_model(
     assert trainer.train_step(pixels, targets) == pytest.approx(float(expected), abs=2.0**-18)
 
 
+@pytest.mark.parametrize("weight", [0.5, 20.0])
+def test_the_distance_from_the_float_models_features_is_added(
+    parts: Parts, quantized: Quantized, pixels: torch.Tensor, weight: float
+) -> None:
+    trainer, plain = (parts.trainer(feature_distillation=w) for w in (weight, 0.0))
+    names = trainer.model.features()
+    assert names and trainer.features == names and not plain.features
+    for each in (trainer, plain):
+        go_astray(each, parts, pixels)
+    wanted = ask(quantized.graph, quantized.normalized[:4], names)[1:]
+    with torch.no_grad():
+        far = float(distance(trainer.model.tensors(pixels[:4], names)[1:], wanted))
+    images, targets = pixels[:4], example(pixels, 0)[1]
+    assert 1e-3 < far < 1
+    expected = plain.train_step(images, targets) + weight * far
+    assert trainer.train_step(images, targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_distilled_features_come_closer_to_the_float_models(
+    parts: Parts, quantized: Quantized, pixels: torch.Tensor
+) -> None:
+    trainer = parts.trainer(feature_distillation=10.0, distillation=1.0, epochs=10)
+    go_astray(trainer, parts, pixels)
+    names = trainer.features
+    wanted = ask(quantized.graph, quantized.normalized, names)[1:]
+
+    def far() -> float:
+        with torch.no_grad():
+            return float(distance(trainer.model.tensors(pixels, names)[1:], wanted))
+
+    before = far()
+    steps(trainer, pixels, 20)
+    assert far() < 0.5 * before
+
+
 def test_distillation_alone_reads_no_labels(parts: Parts, pixels: torch.Tensor) -> None:
     first, second = (parts.trainer(distillation=1.0) for _ in range(2))
     images, targets = example(pixels, 0)
@@ -119,9 +163,10 @@ def test_distillation_alone_reads_no_labels(parts: Parts, pixels: torch.Tensor) 
 def test_distillation_without_a_float_model_is_refused(
     parts: Parts, refusal: Callable[..., str]
 ) -> None:
-    trainer = parts.trainer(distillation=0.5)
-    text = refusal(Trainer, trainer.model, trainer.recipe, 2, None)
-    assert "expected a float model to distill from, found none" in text
+    for recipe in ({"distillation": 0.5}, {"feature_distillation": 1.0}):
+        trainer = parts.trainer(**recipe)
+        text = refusal(Trainer, trainer.model, trainer.recipe, 2, None)
+        assert "expected a float model to distill from, found none" in text
 
 
 @pytest.mark.parametrize(("size", "what"), [(math.nan, "loss nan"), (1e30, "gradient inf")])
@@ -222,7 +267,7 @@ def test_tensors_of_another_run_are_refused(
 def test_the_recipe_of_a_header_is_json_of_all_that_it_depends_on(parts: Parts) -> None:
     found = parts.trainer(seed=3).recipe_json()
     assert (found["seed"], found["epochs"], found["ranges"]) == (3, 2, "ema")
-    assert len(found) == 12
+    assert len(found) == 13
 
 
 def test_labels_train_as_certain_targets(parts: Parts, pixels: torch.Tensor) -> None:
