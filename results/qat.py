@@ -86,7 +86,10 @@ PLANS = {
         rates={8: 1e-4, 6: 2e-4},
         repeated=(),
         batch=128,
-        options=("--augment", "light", "--precision", "bfloat16"),
+        options=(
+            *("--distill", "1", "--distill-features", "10", "--augment", "light"),
+            *("--precision", "bfloat16"),
+        ),
     ),
     "micro_vit": Plan(
         weights=None,
@@ -97,7 +100,10 @@ PLANS = {
         rates={8: 1e-4, 6: 2e-4},
         repeated=tuple(itertools.product(("ivit", "ibert", "fqvit", "mixed"), (8, 6))),
         batch=128,
-        options=("--augment", "light", "--precision", "bfloat16"),
+        options=(
+            *("--distill", "1", "--distill-features", "10", "--augment", "light"),
+            *("--precision", "bfloat16"),
+        ),
     ),
 }
 

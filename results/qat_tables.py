@@ -77,7 +77,8 @@ def _spread(values: list[float]) -> str:
 def _source(data: dict[str, Any]) -> str:
     verified = [row for row in data["rows"].values() if "verified" in row]
     compared = "; ".join(
-        f"{row['bits']} bits: {row['verified']['differing_integers']} of the integers of "
+        f"{row['map']}, {row['bits']} bits, {row['epochs']} epochs: "
+        f"{row['verified']['differing_integers']} of the integers of "
         f"{row['verified']['tensors']} tensors on {row['verified']['images']} images differ"
         for row in verified
     )
@@ -87,6 +88,6 @@ def _source(data: dict[str, Any]) -> str:
     return (
         f"{data['model']}, trained on {data['images']['train']} with {' '.join(data['options'])}, "
         f"rate {rates}; {judge}. *recovered*: of the agreement that calibration alone lost. "
-        f"PyTorch against the exported file after training (mixed, 5 epochs): {compared or '-'}. "
+        f"PyTorch against the exported file after training: {compared or '-'}. "
         f"{versions}; {data['machine']['processor']}."
     )

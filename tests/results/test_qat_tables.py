@@ -70,7 +70,8 @@ def test_wider_codes_come_first_and_maps_in_the_order_of_the_file(tables: Module
 def test_the_source_says_what_was_verified(tables: ModuleType) -> None:
     verified = {"images": 256, "tensors": 129, "differing_integers": 0}
     found = tables.judged(data(row("mixed", 8, 0, 90.0, verified=verified)))
-    assert "8 bits: 0 of the integers of 129 tensors on 256 images differ" in found
+    expected = "mixed, 8 bits, 0 epochs: 0 of the integers of 129 tensors on 256 images differ"
+    assert expected in found
     assert "rate 1e-05 at 8 bits" in found and "500 images of others.zip" in found
 
 
