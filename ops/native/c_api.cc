@@ -7,11 +7,15 @@
 #include <thread>
 
 #include "ops/native/cpu/path.h"
+#if defined(MNQ_CUDA)
+#include "ops/native/cuda/definitions.h"
+#endif
 #include "ops/native/kernel.h"
 
 struct mnq_kernel {
   const mnq::Definition* definition;
   mnq::Type type;  // of the output
+  bool on_device;
   std::unique_ptr<mnq::Kernel> kernel;
 };
 
@@ -140,7 +144,13 @@ mnq_kernel* mnq_make(const char* name, const mnq_tensor* inputs, int32_t to, con
     const Definition& definition = definition_named(name);
     const Type type = definition.has_to ? type_of(to) : definition.output;
     const Node node{tensors_of(definition, inputs), type};
-    made.reset(new mnq_kernel{&definition, type, definition.make(node, path_named(path))});
+#if defined(MNQ_CUDA)
+    if (std::strcmp(path, "cuda") == 0) {
+      made.reset(new mnq_kernel{&definition, type, true, make_on_device(definition, node)});
+      return;
+    }
+#endif
+    made.reset(new mnq_kernel{&definition, type, false, definition.make(node, path_named(path))});
   });
   return made.release();
 }
@@ -162,6 +172,13 @@ int mnq_run(const mnq_kernel* kernel, const mnq_tensor* inputs, void* output, in
   return guarded(error, [&] {
     const std::vector<Tensor> tensors = tensors_of(*kernel->definition, inputs);
     if (count(output_shape(*kernel, tensors)) == 0) return;
+#if defined(MNQ_CUDA)
+    if (kernel->on_device) {
+      const size_t bytes = count(output_shape(*kernel, tensors)) * size_of(kernel->type);
+      run_on_device(*kernel->kernel, tensors, kernel->definition->activations, output, bytes);
+      return;
+    }
+#endif
     ThreadContext context(threads);
     kernel->kernel->run(tensors, output, context);
   });

@@ -84,6 +84,9 @@ class Context {
     if (tasks.error) std::rethrow_exception(tasks.error);
   }
 
+  // Of a GPU: the stream that kernels run in.
+  virtual void* stream() const { return nullptr; }
+
   // At least `bytes` bytes, aligned to 64; what they hold is not defined.
   template <class T>
   T* scratch(size_t elements) {

@@ -7,4 +7,16 @@ those of other folders.
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder with every case of the conformance test, and how many there are."""
+    from ops_cases import CASES
+    from ops_replay import record
+
+    folder = tmp_path_factory.mktemp("cases")
+    return folder, record(((name, build()) for name, build in CASES.items()), folder)

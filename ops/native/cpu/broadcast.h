@@ -16,6 +16,9 @@ class RowBroadcast {
   bool per_column() const { return per_column_; }  // its last axis is not repeated
   bool same_row() const { return same_row_; }      // every row finds the same one
   bool plain() const { return plain_; }            // it has `shape`: offset is row * columns
+  // By leading axis of `shape`: its length, and the operand's elements from one entry to the next.
+  const Shape& lengths() const { return lengths_; }
+  const Shape& strides() const { return strides_; }
 
  private:
   Shape lengths_, strides_;  // of the leading axes of `shape`

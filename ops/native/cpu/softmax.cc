@@ -7,8 +7,7 @@
 #include "ops/fqvit_softmax/kernel.h"
 #include "ops/ibert_softmax/kernel.h"
 #include "ops/ivit_softmax/kernel.h"
-#include "ops/lut_softmax/kernel.h"
-#include "ops/native/cpu/buffer.h"
+#include "ops/native/cpu/exponentials.h"
 #include "ops/native/cpu/path.h"
 #include "ops/native/cpu/per_head.h"
 #include "ops/native/cpu/rescaling.h"
@@ -16,79 +15,31 @@
 namespace mnq {
 namespace {
 
-constexpr int64_t scores = 256;
+constexpr int64_t scores = Exponentials::scores;
 constexpr int64_t task_elements = 1 << 12;
 
 int64_t shift_of(const Node& node) { return PerHead::within("shift", node.scalar("shift"), 0, 62); }
 
-// A method: `value`, the exponential at a distance to the maximum, when a session starts; `factor`
-// once for a row's sum; `code` of an exponential.
+// A method: `factor` once for a row's sum of exponentials, `code` of one of them.
 
 struct IVit {
   explicit IVit(const Node& node) : shift(shift_of(node)) {}
-
-  template <class Make>
-  static void tables(const Node& node, Make&& make) {
-    const PerHead x0(node, "x0", -65535, -1);
-    make({&x0}, [&](int64_t head, int64_t t) { return shift_exp(-t, x0[head], ivit_softmax_n); });
-  }
   int64_t factor(int64_t sum) const { return ivit_softmax_factor(sum); }
   int64_t code(int64_t e, int64_t factor) const { return ivit_softmax_code(e, factor, shift); }
 
   int64_t shift;
 };
 
-struct IBert {
-  explicit IBert(const Node& node) : shift(shift_of(node)), zp(node.scalar("zp")) {}
-
-  template <class Make>
-  static void tables(const Node& node, Make&& make) {
-    const PerHead x0(node, "x0", INT32_MIN, -1), b(node, "b", INT32_MIN, INT32_MAX);
-    const PerHead c(node, "c", 1, INT32_MAX);
-    const PerHead m(node, "m_p", 0, INT32_MAX), e(node, "e_p", 1, 62);
-    make({&x0, &b, &c, &m, &e}, [&](int64_t head, int64_t t) {
-      return ibert_softmax_step(i_exp(-t, x0[head], b[head], c[head]), m[head], e[head]);
-    });
-  }
+struct IBertOrLut {
+  explicit IBertOrLut(const Node& node) : shift(shift_of(node)), zp(node.scalar("zp")) {}
   int64_t factor(int64_t sum) const { return softmax_factor(sum); }
   int64_t code(int64_t u, int64_t factor) const { return softmax_code(u, factor, shift, zp); }
 
   int64_t shift, zp;
 };
 
-struct Lut {
-  explicit Lut(const Node& node) : shift(shift_of(node)), zp(node.scalar("zp")) {}
-
-  template <class Make>
-  static void tables(const Node& node, Make&& make) {
-    const Tensor& table = node.constant("table", Type::int32);
-    const int64_t size = count(table.shape);
-    if (table.shape.size() != 1 || size < scores) {
-      throw Refusal("input 'table': expected 256 numbers per scale, shape (256 * scales,), found " +
-                    text_of(table.shape));
-    }
-    const PerHead base(node, "base", 0, size - scores);
-    make({&base}, [&](int64_t head, int64_t t) {
-      return lut_softmax_weight(table.as<int32_t>(), base[head], -t);
-    });
-  }
-  int64_t factor(int64_t sum) const { return softmax_factor(sum); }
-  int64_t code(int64_t w, int64_t factor) const { return softmax_code(w, factor, shift, zp); }
-
-  int64_t shift, zp;
-};
-
 struct FqVit {
   explicit FqVit(const Node&) {}
-
-  template <class Make>
-  static void tables(const Node& node, Make&& make) {
-    const PerHead x0(node, "x0", INT32_MIN, -1), b(node, "b", INT32_MIN, INT32_MAX);
-    const PerHead c(node, "c", 1, (1 << 23) - 1);
-    make({&x0, &b, &c}, [&](int64_t head, int64_t t) {
-      return fqvit_exp(-t, x0[head], b[head], c[head]);
-    });
-  }
   int64_t factor(int64_t sum) const { return sum; }
   int64_t code(int64_t x, int64_t sum) const { return fqvit_softmax_code(negative_log2(sum, x)); }
 };
@@ -96,22 +47,10 @@ struct FqVit {
 template <class Method>
 class SoftmaxKernel : public Kernel {
  public:
-  SoftmaxKernel(const Node& node, const Path& path) : path_(path), to_(node.to), method_(node) {
+  SoftmaxKernel(const Node& node, const Path& path, SoftmaxMethod method)
+      : path_(path), to_(node.to), method_(node), exps_(node, method) {
     node.activation("q", {Type::int8});
     require_codes(to_);
-    Method::tables(node, [&](std::initializer_list<const PerHead*> constants, auto&& value) {
-      heads_ = common_heads(constants);
-      exps_ = Buffer<int64_t>(heads_ * scores);
-      for (int64_t i = 0; i < heads_ * scores; ++i) {
-        const int64_t t = i % scores, e = value(i / scores, t);
-        if (e < (t == 0 ? 1 : 0)) {
-          throw Refusal("softmax constants: expected exponentials of 0 or more, exp(0) above 0, "
-                        "found " + std::to_string(e) + " at distance " + std::to_string(t));
-        }
-        exps_[i] = e;
-        largest_ = std::max(largest_, e);
-      }
-    });
   }
 
   Shape output_shape(const std::vector<Shape>& inputs) const override {
@@ -120,12 +59,13 @@ class SoftmaxKernel : public Kernel {
     if (q.empty() || q.back() == 0) {
       throw Refusal("input 'q': expected rows of at least one code, found shape " + text_of(q));
     }
-    if (heads_ > 1 && (rank < 3 || q[rank - 3] != heads_)) {
-      throw Refusal("input 'q': expected " + std::to_string(heads_) +
+    const int64_t heads = exps_.heads(), longest = INT64_MAX / exps_.largest();
+    if (heads > 1 && (rank < 3 || q[rank - 3] != heads)) {
+      throw Refusal("input 'q': expected " + std::to_string(heads) +
                     " heads on the third axis from the end, found shape " + text_of(q));
     }
-    if (q.back() > INT64_MAX / largest_) {
-      throw Refusal("input 'q': expected rows of at most " + std::to_string(INT64_MAX / largest_) +
+    if (q.back() > longest) {
+      throw Refusal("input 'q': expected rows of at most " + std::to_string(longest) +
                     " codes, whose exponentials add up below 2^63, found shape " + text_of(q));
     }
     return q;
@@ -134,12 +74,12 @@ class SoftmaxKernel : public Kernel {
   void run(const std::vector<Tensor>& inputs, void* output, Context& context) const override {
     const Tensor& q = inputs[0];
     const int64_t columns = q.shape.back(), rows = count(q.shape) / columns;
-    const int64_t rows_per_head = heads_ > 1 ? q.shape[q.shape.size() - 2] : 1;
+    const int64_t rows_per_head = exps_.heads() > 1 ? q.shape[q.shape.size() - 2] : 1;
     const int64_t step = std::max<int64_t>(1, task_elements / columns);
     context.parallel((rows + step - 1) / step, [&](size_t task) {
       const int64_t first = static_cast<int64_t>(task) * step;
       for (int64_t row = first; row < std::min(first + step, rows); ++row) {
-        const int64_t* exps = exps_.data() + row / rows_per_head % heads_ * scores;
+        const int64_t* exps = exps_.of(row / rows_per_head % exps_.heads());
         const int8_t* from = q.as<int8_t>() + row * columns;
         if (to_ == Type::int8) {
           int8_t codes[scores];
@@ -181,26 +121,25 @@ class SoftmaxKernel : public Kernel {
   const Path& path_;
   Type to_;
   Method method_;
-  int64_t heads_ = 1, largest_ = 1;
-  Buffer<int64_t> exps_;
+  Exponentials exps_;
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_ivit_softmax(const Node& node, const Path& path) {
-  return std::make_unique<SoftmaxKernel<IVit>>(node, path);
+  return std::make_unique<SoftmaxKernel<IVit>>(node, path, SoftmaxMethod::ivit);
 }
 
 std::unique_ptr<Kernel> make_ibert_softmax(const Node& node, const Path& path) {
-  return std::make_unique<SoftmaxKernel<IBert>>(node, path);
+  return std::make_unique<SoftmaxKernel<IBertOrLut>>(node, path, SoftmaxMethod::ibert);
 }
 
 std::unique_ptr<Kernel> make_fqvit_softmax(const Node& node, const Path& path) {
-  return std::make_unique<SoftmaxKernel<FqVit>>(node, path);
+  return std::make_unique<SoftmaxKernel<FqVit>>(node, path, SoftmaxMethod::fqvit);
 }
 
 std::unique_ptr<Kernel> make_lut_softmax(const Node& node, const Path& path) {
-  return std::make_unique<SoftmaxKernel<Lut>>(node, path);
+  return std::make_unique<SoftmaxKernel<IBertOrLut>>(node, path, SoftmaxMethod::lut);
 }
 
 }  // namespace mnq

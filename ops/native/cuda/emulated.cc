@@ -1,0 +1,152 @@
+#include "ops/native/cuda/emulated.h"
+
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace mnq::emulated {
+
+thread_local Here here;
+
+namespace {
+
+constexpr size_t stack_bytes = 128 << 10;
+constexpr int lanes = 32;
+constexpr size_t shown_bytes = 32;
+
+struct Barrier {
+  int expected = 0, arrived = 0;
+  uint64_t generation = 0;
+
+  void release_if_complete() {
+    if (arrived > 0 && arrived == expected) {
+      arrived = 0;
+      ++generation;
+    }
+  }
+};
+
+struct Warp {
+  Barrier barrier;
+  char shown[2][lanes * shown_bytes];  // of this exchange, and of the last one
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Barrier* waits = nullptr;
+  uint64_t generation = 0;
+  uint64_t exchanges = 0;
+  bool done = false;
+};
+
+// One block at a time.
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  Barrier barrier;
+  ucontext_t scheduler;
+  void (*body)(void*);
+  void* user;
+};
+thread_local Block* block = nullptr;
+
+Fiber& running() { return block->fibers[here.thread]; }
+Warp& warp_of(int thread) { return block->warps[thread / lanes]; }
+
+void wait(Barrier& barrier) {
+  Fiber& fiber = running();
+  fiber.waits = &barrier;
+  fiber.generation = barrier.generation;
+  ++barrier.arrived;
+  barrier.release_if_complete();
+  if (barrier.generation == fiber.generation) swapcontext(&fiber.context, &block->scheduler);
+  fiber.waits = nullptr;
+}
+
+// A thread that has ended is not waited for.
+void leave(Barrier& barrier) {
+  --barrier.expected;
+  barrier.release_if_complete();
+}
+
+void start() {
+  block->body(block->user);
+  running().done = true;
+  leave(block->barrier);
+  leave(warp_of(here.thread).barrier);
+  swapcontext(&running().context, &block->scheduler);
+}
+
+void run_block(size_t shared_bytes) {
+  const int threads = static_cast<int>(block->fibers.size());
+  std::vector<char> memory(shared_bytes + 16, static_cast<char>(0xa5));  // never zero on a GPU
+  char* shared = memory.data();
+  shared += (16 - reinterpret_cast<uintptr_t>(shared) % 16) % 16;
+  block->barrier = {threads, 0, 0};
+  for (int first = 0; first < threads; first += lanes) {
+    Warp& warp = warp_of(first);
+    warp.barrier = {threads - first < lanes ? threads - first : lanes, 0, 0};
+  }
+  for (Fiber& fiber : block->fibers) {
+    fiber.waits = nullptr;
+    fiber.done = false;
+    fiber.exchanges = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = stack_bytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start, 0);
+  }
+  here.shared = shared;
+  for (int left = threads; left > 0;) {
+    bool moved = false;
+    for (int i = 0; i < threads; ++i) {
+      Fiber& fiber = block->fibers[i];
+      if (fiber.done) continue;
+      if (fiber.waits != nullptr && fiber.waits->generation == fiber.generation) continue;
+      here.thread = i;
+      swapcontext(&block->scheduler, &fiber.context);
+      moved = true;
+      left -= fiber.done;
+    }
+    if (!moved) {
+      std::fputs("emulated block: a barrier that some threads never reach\n", stderr);
+      std::abort();
+    }
+  }
+}
+
+}  // namespace
+
+void wait_for_block() { wait(block->barrier); }
+void wait_for_warp() { wait(warp_of(here.thread).barrier); }
+
+const char* exchange(const void* value, size_t bytes) {
+  Warp& warp = warp_of(here.thread);
+  char* shown = warp.shown[running().exchanges++ % 2];
+  std::memcpy(shown + shown_bytes * (here.thread % lanes), value, bytes);
+  wait_for_warp();
+  return shown;
+}
+
+void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user) {
+  Block own;
+  own.fibers.resize(threads);
+  own.warps.resize((threads + lanes - 1) / lanes);
+  for (Fiber& fiber : own.fibers) fiber.stack.reset(new char[stack_bytes]);
+  own.body = body;
+  own.user = user;
+  block = &own;
+  for (here.block[2] = 0; here.block[2] < grid[2]; ++here.block[2]) {
+    for (here.block[1] = 0; here.block[1] < grid[1]; ++here.block[1]) {
+      for (here.block[0] = 0; here.block[0] < grid[0]; ++here.block[0]) run_block(shared);
+    }
+  }
+  block = nullptr;
+}
+
+}  // namespace mnq::emulated

@@ -1,0 +1,79 @@
+// Device code on the host, to test kernels where there is no GPU: every thread of a block is a
+// fiber, and runs until a barrier that the others have not reached. Blocks run one by one.
+//
+// What a GPU would get wrong is an error here: a barrier that some threads never reach ends the
+// process. Data races between barriers are not found.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define MNQ_DEVICE static inline __attribute__((unused))
+#define MNQ_KERNEL void
+
+namespace mnq {
+
+namespace emulated {
+
+// Where the running thread is.
+struct Here {
+  int thread;
+  int64_t block[3];
+  char* shared;
+};
+extern thread_local Here here;
+
+void wait_for_block();
+void wait_for_warp();
+
+// Shows `bytes` (at most 32) of this lane to the warp, and waits for all lanes; what lane i showed is
+// at the result + 32 * i until the next call.
+const char* exchange(const void* value, size_t bytes);
+
+// Calls body(user) on all threads of all blocks.
+void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user);
+
+}  // namespace emulated
+
+MNQ_DEVICE int thread() { return emulated::here.thread; }
+MNQ_DEVICE int64_t block_x() { return emulated::here.block[0]; }
+MNQ_DEVICE int64_t block_y() { return emulated::here.block[1]; }
+MNQ_DEVICE int64_t block_z() { return emulated::here.block[2]; }
+MNQ_DEVICE void sync_block() { emulated::wait_for_block(); }
+MNQ_DEVICE void sync_warp() { emulated::wait_for_warp(); }
+MNQ_DEVICE char* shared_memory() { return emulated::here.shared; }
+
+template <class T>
+MNQ_DEVICE T from_lane_xor(T value, int mask) {
+  const char* shown = emulated::exchange(&value, sizeof value);
+  T other;
+  std::memcpy(&other, shown + 32 * ((thread() % 32) ^ mask), sizeof other);
+  return other;
+}
+
+// The fragments of m16n8k32 (PTX ISA, "Matrix fragments for mma.m16n8k32"): of a, register r of lane
+// l is row l / 4 + 8 (r % 2), columns 4 (l % 4) + 16 (r / 2) and three more; of b, register r is
+// column l / 4, rows 4 (l % 4) + 16 r and three more; of c, register r is row l / 4 + 8 (r / 2),
+// column 2 (l % 4) + r % 2.
+template <bool unsigned_a>
+MNQ_DEVICE void multiply_add(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const char* shown = emulated::exchange(mine, sizeof mine);
+  const int lane = thread() % 32;
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    uint32_t sum = static_cast<uint32_t>(c[i]);
+    for (int k = 0; k < 32; ++k) {
+      const char* from_a = shown + 32 * (row % 8 * 4 + k % 16 / 4);
+      const char* from_b = shown + 32 * (column * 4 + k % 16 / 4);
+      const char byte = from_a[4 * (row / 8 + 2 * (k / 16)) + k % 4];
+      const int left = unsigned_a ? static_cast<uint8_t>(byte) : static_cast<int8_t>(byte);
+      const int right = static_cast<int8_t>(from_b[16 + 4 * (k / 16) + k % 4]);
+      sum += static_cast<uint32_t>(left * right);
+    }
+    c[i] = static_cast<int32_t>(sum);
+  }
+}
+
+}  // namespace mnq

@@ -1,0 +1,95 @@
+"""Kernels for GPUs beside those of the CPU, in one library, on shapes that tiles do not divide.
+
+`python ops_emulated.py` prints the names of those that gave other integers, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from mnq.ops.kernels import Array, Kernel
+
+INT8 = 3
+
+
+def draw(number: int) -> np.random.Generator:
+    return np.random.default_rng(number)
+
+
+def codes(random: np.random.Generator, *shape: int) -> Array:
+    return random.integers(-128, 128, shape, dtype=np.int8)
+
+
+def rescaling(random: np.random.Generator, columns: int, least: int) -> dict[str, Array]:
+    """Multipliers and shifts; from 33 on the high word of a product is enough."""
+    m = random.integers(2**30, 2**31 - 1, columns, dtype=np.int32)
+    return {"m": m, "e": random.integers(least, 45, columns, dtype=np.int32)}
+
+
+LIMITS = {"lo": np.int32(-128), "hi": np.int32(127)}
+
+
+def linear(rows: int, k: int, n: int, residual: bool, least: int) -> tuple[str, dict[str, Any]]:
+    random = draw(rows * k + n)
+    inputs: dict[str, Any] = {"x": codes(random, rows, k)}
+    if residual:
+        inputs["r"] = random.integers(-(2**15), 2**15, (rows, n), dtype=np.int16)
+    inputs["w"] = codes(random, k, n)
+    inputs["bias"] = random.integers(-(2**20), 2**20, n, dtype=np.int32)
+    inputs |= rescaling(random, n, least)
+    if residual:
+        other = rescaling(random, n, 33)
+        inputs |= {"m_r": other["m"], "e_r": other["e"]}
+    return "QLinearAdd" if residual else "QLinear", {**inputs, **LIMITS}
+
+
+def product(batch: int, m: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
+    random = draw(m + k + n)
+    inputs = {"a": codes(random, batch, m, k), "b": codes(random, batch, k, n)}
+    bias = random.integers(-(2**16), 2**16, (1, m, n), dtype=np.int32)
+    scale = {"m": np.int32(2**30 + 7), "e": np.int32(40)}
+    return "QMatMul", {**inputs, "bias": bias, **scale, **LIMITS}
+
+
+def attention(keys: int, heads: int, depth: int, normalized: bool) -> tuple[str, dict[str, Any]]:
+    random = draw(keys + depth)
+    table = np.round((65535 if normalized else 255) * np.exp(-np.arange(512) / 20)).astype(np.int32)
+    inputs = {
+        "qkv": codes(random, 2, keys, 3, heads, depth),
+        "bias": random.integers(-(2**14), 2**14, (1, heads, keys, keys), dtype=np.int32),
+        **{"m_s": np.int32(2**30 + 12345), "e_s": np.int32(41), "lo_s": np.int32(-128)},
+        **{"hi_s": np.int32(127), "table": table, "base": np.int32(0)},
+        **({"shift": np.int32(16), "zp": np.int32(32768)} if normalized else {}),
+        **{"m": np.int32(2**30 + 99), "e": np.int32(44 if normalized else 43), **LIMITS},
+    }
+    return f"Lut{'Normalized' if normalized else ''}PackedAttention", inputs
+
+
+SHAPES = [
+    *(linear(rows, k, n, residual, least)
+      for rows, k, n in ((1, 1, 1), (65, 100, 70), (130, 192, 33), (7, 63, 129))
+      for residual in (False, True)
+      for least in (1, 33)),
+    product(3, 5, 33, 70),
+    product(2, 70, 64, 1),
+    *(attention(keys, heads, depth, normalized)
+      for keys, heads, depth in ((1, 1, 1), (65, 2, 33), (197, 1, 64), (49, 3, 32), (1100, 1, 8))
+      for normalized in (False, True)),
+]  # fmt: skip
+
+
+def main() -> None:
+    different = []
+    for name, inputs in SHAPES:
+        first = {key: value for key, value in inputs.items() if key in ("x", "r", "a", "b", "qkv")}
+        found = [Kernel(name, inputs, first, INT8, p).run(first) for p in ("portable", "cuda")]
+        if not np.array_equal(*found) or len(np.unique(found[0])) < min(3, found[0].size):
+            different.append(f"{name} {[value.shape for value in first.values()]}")
+    print(json.dumps({"shapes": len(SHAPES), "different": different}))
+
+
+if __name__ == "__main__":
+    main()
