@@ -156,13 +156,13 @@ class QuantizedModel(torch.nn.Module):
                 call = self._call(node, step, program, scales, codes, inputs)
                 logs = [learned[group] for group in call.groups() if group in learned]
                 floats[node.name] = Exact.apply(call, *inputs, *node.parameters.values(), *logs)
-        steps_of = {self.graph.output: program.output_scale}
+        units = {self.graph.output: program.output_scale}
         for name in names:
             edge = self.edges.edges[name]
-            steps_of[name] = scales[edge.group] * edge.factor
+            units[name] = scales[edge.group] * edge.factor
         return [
-            straight_through(floats[name], codes[name].to(torch.float32) * scale)
-            for name, scale in steps_of.items()
+            straight_through(floats[name], codes[name].to(torch.float32) * unit)
+            for name, unit in units.items()
         ]
 
     def _call(

@@ -171,10 +171,11 @@ int mnq_run(const mnq_kernel* kernel, const mnq_tensor* inputs, void* output, in
             mnq_error* error) {
   return guarded(error, [&] {
     const std::vector<Tensor> tensors = tensors_of(*kernel->definition, inputs);
-    if (count(output_shape(*kernel, tensors)) == 0) return;
+    const int64_t size = count(output_shape(*kernel, tensors));
+    if (size == 0) return;
 #if defined(MNQ_CUDA)
     if (kernel->on_device) {
-      const size_t bytes = count(output_shape(*kernel, tensors)) * size_of(kernel->type);
+      const size_t bytes = size * size_of(kernel->type);
       run_on_device(*kernel->kernel, tensors, kernel->definition->activations, output, bytes);
       return;
     }

@@ -15,10 +15,6 @@ from mnq.ops.kernels import Array, Kernel
 INT8 = 3
 
 
-def draw(number: int) -> np.random.Generator:
-    return np.random.default_rng(number)
-
-
 def codes(random: np.random.Generator, *shape: int) -> Array:
     return random.integers(-128, 128, shape, dtype=np.int8)
 
@@ -33,7 +29,7 @@ LIMITS = {"lo": np.int32(-128), "hi": np.int32(127)}
 
 
 def linear(rows: int, k: int, n: int, residual: bool, least: int) -> tuple[str, dict[str, Any]]:
-    random = draw(rows * k + n)
+    random = np.random.default_rng(rows * k + n)
     inputs: dict[str, Any] = {"x": codes(random, rows, k)}
     if residual:
         inputs["r"] = random.integers(-(2**15), 2**15, (rows, n), dtype=np.int16)
@@ -47,7 +43,7 @@ def linear(rows: int, k: int, n: int, residual: bool, least: int) -> tuple[str, 
 
 
 def product(batch: int, m: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
-    random = draw(m + k + n)
+    random = np.random.default_rng(m + k + n)
     inputs = {"a": codes(random, batch, m, k), "b": codes(random, batch, k, n)}
     bias = random.integers(-(2**16), 2**16, (1, m, n), dtype=np.int32)
     scale = {"m": np.int32(2**30 + 7), "e": np.int32(40)}
@@ -55,7 +51,7 @@ def product(batch: int, m: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
 
 
 def attention(keys: int, heads: int, depth: int, normalized: bool) -> tuple[str, dict[str, Any]]:
-    random = draw(keys + depth)
+    random = np.random.default_rng(keys + depth)
     table = np.round((65535 if normalized else 255) * np.exp(-np.arange(512) / 20)).astype(np.int32)
     inputs = {
         "qkv": codes(random, 2, keys, 3, heads, depth),

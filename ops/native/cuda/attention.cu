@@ -17,9 +17,10 @@ struct Head {
   int64_t image, window, head, first_query;
 };
 
-MNQ_DEVICE Head head_of_block(const DeviceAttention& job) {
+MNQ_DEVICE Head head_of_block(const DeviceAttention& job, int rows) {
   const int64_t at = block_x();
-  return {at / job.heads / job.windows, at / job.heads % job.windows, at % job.heads, 0};
+  return {at / job.heads / job.windows, at / job.heads % job.windows, at % job.heads,
+          block_y() * rows};
 }
 
 MNQ_DEVICE int64_t token(const DeviceAttention& job, const Head& here, int64_t place) {
@@ -220,8 +221,7 @@ MNQ_KERNEL attention_kernel(DeviceAttention job, AttentionMemory memory) {
   auto* q = reinterpret_cast<int8_t*>(shared_memory());
   int8_t *tile = q + memory.tile_at, *scores = q + memory.planes_at;
   auto* factors = reinterpret_cast<int64_t*>(q + memory.factors_at);
-  Head here = head_of_block(job);
-  here.first_query = block_y() * memory.rows;
+  const Head here = head_of_block(job, memory.rows);
   const auto first_query = static_cast<int>(here.first_query);
   load_rows(job, here, job.q, job.query, first_query, memory.rows, job.queries, threads, memory, q);
   for (int first_key = 0; first_key < job.keys; first_key += attention_keys) {

@@ -5,7 +5,6 @@
 
 #include "ops/native/cpu/path.h"
 #include "ops/native/cuda/attention.h"
-#include "ops/native/cuda/product.h"
 #include "ops/native/cuda/rows.h"
 
 namespace mnq {

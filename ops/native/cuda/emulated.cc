@@ -15,7 +15,6 @@ namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
 constexpr int lanes = 32;
-constexpr size_t shown_bytes = 32;
 
 struct Barrier {
   int expected = 0, arrived = 0;

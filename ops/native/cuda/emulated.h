@@ -27,8 +27,10 @@ extern thread_local Here here;
 void wait_for_block();
 void wait_for_warp();
 
-// Shows `bytes` (at most 32) of this lane to the warp, and waits for all lanes; what lane i showed is
-// at the result + 32 * i until the next call.
+constexpr size_t shown_bytes = 32;
+
+// Shows at most shown_bytes of this lane to the warp, and waits for all lanes; what lane i showed is
+// at the result + shown_bytes * i until the next call.
 const char* exchange(const void* value, size_t bytes);
 
 // Calls body(user) on all threads of all blocks.
@@ -48,7 +50,7 @@ template <class T>
 MNQ_DEVICE T from_lane_xor(T value, int mask) {
   const char* shown = emulated::exchange(&value, sizeof value);
   T other;
-  std::memcpy(&other, shown + 32 * ((thread() % 32) ^ mask), sizeof other);
+  std::memcpy(&other, shown + emulated::shown_bytes * ((thread() % 32) ^ mask), sizeof other);
   return other;
 }
 
@@ -65,8 +67,8 @@ MNQ_DEVICE void multiply_add(int32_t (&c)[4], const uint32_t (&a)[4], const uint
     const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
     uint32_t sum = static_cast<uint32_t>(c[i]);
     for (int k = 0; k < 32; ++k) {
-      const char* from_a = shown + 32 * (row % 8 * 4 + k % 16 / 4);
-      const char* from_b = shown + 32 * (column * 4 + k % 16 / 4);
+      const char* from_a = shown + emulated::shown_bytes * (row % 8 * 4 + k % 16 / 4);
+      const char* from_b = shown + emulated::shown_bytes * (column * 4 + k % 16 / 4);
       const char byte = from_a[4 * (row / 8 + 2 * (k / 16)) + k % 4];
       const int left = unsigned_a ? static_cast<uint8_t>(byte) : static_cast<int8_t>(byte);
       const int right = static_cast<int8_t>(from_b[16 + 4 * (k / 16) + k % 4]);

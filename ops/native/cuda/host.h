@@ -14,7 +14,7 @@
 
 namespace mnq {
 
-// Device memory, which lives as long as a kernel. `get` throws std::bad_alloc.
+// Device memory, which lives as long as a kernel. Throws if there is none left.
 namespace device {
 void* get(size_t bytes);
 void release(void* memory) noexcept;

@@ -1,14 +1,28 @@
 // A block makes a tile of 64 x 64: four warps of 32 x 32 each, in steps of 64 along k. While a step
 // is multiplied, the next one is on its way from memory to registers.
-#include "ops/native/cuda/product.h"
-
 #include "ops/native/cuda/rescale.h"
 #include "ops/native/cuda/rows.h"
 
 namespace mnq {
 namespace {
 
-constexpr int tile = product_tile;
+// y = clamp(rescale(a b + bias) [+ rescale(r]), lo, hi) for `batches` of `rows` rows, all of which
+// count as one sequence of rows where operands broadcast.
+struct ProductJob {
+  const int8_t* a;  // (batches, rows, k)
+  const int8_t* b;  // packed: (columns, k_padded), padded with zeros; else (batches, k, columns)
+  int64_t batches, rows;
+  int k, k_padded, columns;
+  bool packed;
+  const int32_t* bias;
+  Places bias_places;
+  Scale scale;
+  Integers r;  // no data: no residual
+  Scale residual_scale;
+  Codes y;
+};
+
+constexpr int tile = 64;           // rows, columns and depth of a block's step
 constexpr int stride = tile + 16;  // bytes of a row in shared memory: its banks do not collide
 constexpr int threads = 128;
 constexpr int pieces = tile * tile / 16 / threads;  // of 16 bytes, of each operand and thread
@@ -120,6 +134,28 @@ MNQ_KERNEL product_kernel(ProductJob job) {
   }
 }
 
+// Weights (k, n) of a node as `packed` reads them: columns and depth padded to whole tiles.
+DeviceArray<int8_t> packed_weights(const int8_t* w, int64_t k, int64_t n) {
+  const int64_t k_padded = blocks_of(k, tile) * tile, n_padded = blocks_of(n, tile) * tile;
+  std::vector<int8_t> packed(n_padded * k_padded);
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < n; ++j) packed[j * k_padded + i] = w[i * n + j];
+  }
+  return DeviceArray<int8_t>(packed);
+}
+
+void multiply(const ProductJob& job, void* stream) {
+  const size_t shared = 2 * tile * stride;
+  const int64_t x = blocks_of(job.columns, tile), y = blocks_of(job.rows, tile);
+  if (x * y * job.batches == 0) return;
+  if (y > most_blocks || job.batches > most_blocks) {
+    throw Refusal("inputs: expected at most " + std::to_string(most_blocks * tile) +
+                  " rows and " + std::to_string(most_blocks) + " matrices, found " +
+                  std::to_string(job.rows) + " and " + std::to_string(job.batches));
+  }
+  launch(product_kernel, {x, y, job.batches, threads, shared}, stream, job);
+}
+
 // Places of a vector of one number per column.
 constexpr Places along_columns = {0, 1, {}, {}};
 
@@ -145,7 +181,7 @@ class DeviceLinear : public DeviceKernel {
     job.batches = 1;
     job.rows = rows;
     job.k = static_cast<int>(k_);
-    job.k_padded = static_cast<int>(blocks_of(k_, product_tile) * product_tile);
+    job.k_padded = static_cast<int>(blocks_of(k_, tile) * tile);
     job.columns = static_cast<int>(n_);
     job.packed = true;
     job.bias = bias_.data();
@@ -203,27 +239,6 @@ class DeviceMatMul : public DeviceKernel {
 };
 
 }  // namespace
-
-DeviceArray<int8_t> packed_weights(const int8_t* w, int64_t k, int64_t n) {
-  const int64_t k_padded = blocks_of(k, tile) * tile, n_padded = blocks_of(n, tile) * tile;
-  std::vector<int8_t> packed(n_padded * k_padded);
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = 0; j < n; ++j) packed[j * k_padded + i] = w[i * n + j];
-  }
-  return DeviceArray<int8_t>(packed);
-}
-
-void multiply(const ProductJob& job, void* stream) {
-  const size_t shared = 2 * tile * stride;
-  const int64_t x = blocks_of(job.columns, tile), y = blocks_of(job.rows, tile);
-  if (x * y * job.batches == 0) return;
-  if (y > most_blocks || job.batches > most_blocks) {
-    throw Refusal("inputs: expected at most " + std::to_string(most_blocks * tile) +
-                  " rows and " + std::to_string(most_blocks) + " matrices, found " +
-                  std::to_string(job.rows) + " and " + std::to_string(job.batches));
-  }
-  launch(product_kernel, {x, y, job.batches, threads, shared}, stream, job);
-}
 
 std::unique_ptr<Kernel> make_device_qlinear(const Node& node, std::unique_ptr<Kernel> contract) {
   return std::make_unique<DeviceLinear>(node, std::move(contract), false);

@@ -1,4 +1,5 @@
-// Operators that the tensor cores have no part in: element by element, or row by row.
+// The kernels on the device but for attention, and what those share that go element by element, or
+// row by row.
 #pragma once
 
 #include "ops/native/cpu/softmax_tables.h"  // SoftmaxMethod
@@ -8,6 +9,7 @@ namespace mnq {
 
 using MakeOnDevice = std::unique_ptr<Kernel>(const Node& node, std::unique_ptr<Kernel> contract);
 
+MakeOnDevice make_device_qlinear, make_device_qlinear_add, make_device_qmatmul;  // product.cu
 MakeOnDevice make_device_requantize, make_device_requantize_add;  // requantize.cu
 MakeOnDevice make_device_gelu, make_device_row_gelu;              // gelu.cu
 MakeOnDevice make_device_ivit_layernorm, make_device_ibert_layernorm;
