@@ -108,12 +108,12 @@ def main(
     If an integer differs, the smallest part of the model that is wrong by itself is found and
     named; --repro writes it into a folder, to be run without mnq.
     """
-    from mnq.ops.library import why_no_library
     from mnq.runtime import contents, verify
     from mnq.runtime.causes import in_words
     from mnq.runtime.modelfile import read
     from mnq.runtime.overflow import from_json, sentence, tightest, to_json
     from mnq.runtime.repro import write
+    from mnq.runtime.session import why_no_kernels
 
     screen = Screen(as_json, quiet)
     _check_levels(levels, provider)
@@ -143,8 +143,8 @@ def main(
         if not changes:  # they may be why
             raise
         report.runs.append(verify.Run("running the model", refused=str(error)))
-    if True not in forms and kernels is None and provider == "cpu" and not matrix:
-        screen.warn(f"kernels are not verified, there is no native library: {why_no_library()}")
+    if True not in forms and kernels is None and not matrix:
+        screen.warn(f"kernels are not verified: {why_no_kernels(provider)}")
     finding = None
     if repro is not None or not changes:
         finding = _find(screen, model, report, comparison)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import mnq.ops
 from mnq.ops.errors import EnvironmentLack
@@ -47,17 +48,32 @@ def cpu_path(library: Path) -> str:
     Raises EnvironmentLack if the library does not load, or MNQ_CPU_PATH names none of them.
     """
     error = ctypes.create_string_buffer(512)
-    try:
-        chosen = ctypes.CDLL(str(library)).mnq_chosen_path
-    except (OSError, AttributeError) as reason:
-        raise EnvironmentLack(
-            f"{library}: expected a library of this mnq, found {reason}; install mnq again"
-        ) from reason
+    chosen = _function(library, "mnq_chosen_path")
     chosen.restype = ctypes.c_char_p
     name: bytes | None = chosen(error)
     if name is None:
         raise EnvironmentLack(error.value.decode())
     return name.decode()
+
+
+def cuda_lacking(library: Path) -> str:
+    """Why its kernels for GPUs do not run here; "" if they do.
+
+    Raises EnvironmentLack if the library does not load.
+    """
+    lacking = _function(library, "mnq_cuda_lacking")
+    lacking.restype = ctypes.c_char_p
+    text: bytes = lacking()
+    return text.decode()
+
+
+def _function(library: Path, name: str) -> Any:
+    try:
+        return getattr(ctypes.CDLL(str(library)), name)
+    except (OSError, AttributeError) as reason:
+        raise EnvironmentLack(
+            f"{library}: expected a library of this mnq, found {reason}; install mnq again"
+        ) from reason
 
 
 def _installed(name: str) -> Path | None:

@@ -56,9 +56,11 @@ def _grouped(places: list[Place]) -> Iterator[str]:
         if levels:
             every = len(levels) == len(LEVELS)
             yield f"{provider} functions at {'every level' if every else ', '.join(levels)}"
+    kernels = [place for place in places if place.engine == "kernels"]
+    yield from {f"kernels {p.provider}": None for p in kernels if p.provider != "cpu"}
     counts: dict[str, list[str]] = {}
-    for place in places:
-        if place.engine == "kernels":
+    for place in kernels:
+        if place.provider == "cpu":
             counts.setdefault(place.path, []).append(str(place.threads))
     paths: dict[str, list[str]] = {}
     for path, threads in counts.items():
@@ -107,7 +109,8 @@ def _by_place(finding: Finding) -> list[str]:
 
 def _of_kernels(nodes: str, wrong: list[Place], right: list[Place]) -> list[str]:
     def paths(places: list[Place]) -> set[str]:
-        return {place.path for place in places if place.engine == "kernels" and place.path}
+        found = (_path(place) for place in places if place.engine == "kernels")
+        return {path for path in found if path}
 
     bad, good = paths(wrong), paths(right) - paths(wrong)
     split = paths(wrong) & paths(right)  # with one number of threads, and not with another
@@ -137,8 +140,13 @@ def _lowest(places: list[Place]) -> str:
     return levels[0] if levels else "all"
 
 
+def _path(place: Place) -> str:
+    """The path of a place's kernels; on a GPU there is one, named as the provider."""
+    return place.path if place.provider == "cpu" else place.provider
+
+
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names, key=PATHS.index))
+    return ", ".join(sorted(names, key=(*PATHS, *PROVIDERS).index))
 
 
 def _saturation(part: Part) -> list[str]:

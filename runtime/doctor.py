@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mnq.ops.errors import EnvironmentLack
-from mnq.ops.library import NAME, cpu_path, library_path, why_no_library
+from mnq.ops.library import NAME, cpu_path, cuda_lacking, library_path, why_no_library
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -81,7 +81,7 @@ def examine() -> list[Finding]:
     else:
         tests = list(_self_tests())
     train = [_package(name, least, WARNING) for name, least in TRAIN.items()]
-    return [_python(), _mnq(), *base, wheel, *tests, *train, _kernels(), _cpu(), _cores()]
+    return [_python(), _mnq(), *base, wheel, *tests, *train, _kernels(), *_gpu(), _cpu(), _cores()]
 
 
 def _python() -> Finding:
@@ -229,6 +229,23 @@ def _kernels() -> Finding:
         lack = str(error)
     found, _, remedy = lack.rpartition("; ")
     return Finding("kernels", WARNING, found, remedy)
+
+
+def _gpu() -> Iterator[Finding]:
+    """The kernels for GPUs, which only an onnxruntime with CUDA can use."""
+    try:
+        library = library_path()
+        lacking = "" if library is None else cuda_lacking(library)
+    except EnvironmentLack:
+        return  # as the kernels' own finding says
+    if library is None:
+        return
+    wanted = _version("onnxruntime-gpu") is not None
+    found, _, remedy = lacking.partition("; ")
+    if lacking and wanted:
+        yield Finding("kernels for GPUs", WARNING, found, remedy)
+    else:
+        yield Finding("kernels for GPUs", OK, found or "they run here")
 
 
 def _cpu() -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mnq.ops.errors import EnvironmentLack
 from mnq.ops.library import library_path, why_no_library
 from mnq.runtime.place import Place
-from mnq.runtime.session import PROVIDERS, load_onnxruntime
+from mnq.runtime.session import PROVIDERS, load_onnxruntime, why_no_kernels
 
 PATHS = ("portable", "avx2", "avx512", "amx")
 """Every path that the native library can have, slowest first."""
@@ -44,5 +44,14 @@ def rows(threads: int) -> list[tuple[Place, str]]:
         if name != "cpu":
             has = ", ".join(available)
             reason = "" if provider in available else f"this onnxruntime has {has} only"
+            found.append((Place("kernels", "disabled", name), reason or _gpu_kernels(name)))
             found.append((Place("functions", "disabled", name), reason))
     return [*found, (Place("reference"), "")]
+
+
+def _gpu_kernels(provider: str) -> str:
+    """Why our kernels do not run on a GPU, "" if they do."""
+    try:
+        return why_no_kernels(provider)
+    except EnvironmentLack as error:
+        return f"the native library does not load: {error}"

@@ -9,12 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from mnq.ops.body import IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack, InputError
-from mnq.ops.library import NAME, library_path, why_no_library
+from mnq.ops.library import NAME, cuda_lacking, library_path, why_no_library
+from mnq.runtime.assignment import RECORDED, STRICT, moved, records
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -109,9 +111,11 @@ def open_session(
     library = kernel_library(provider, kernels)
     if library is not None:
         register(options, library)
-    if provider != "cpu":
+    watched = provider != "cpu"
+    if watched:
         _preload(ort)
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        for key, value in (RECORDED if records(ort) else STRICT).items():
+            options.add_session_config_entry(key, value)
     if isinstance(model, ModelProto):
         model = model.SerializeToString()
     source = str(model) if isinstance(model, Path) else model
@@ -126,7 +130,22 @@ def open_session(
     if session.get_providers()[0] != wanted:
         raise _not_started(wanted, f"{session.get_providers()[0]} in its place")
     session.disable_fallback()
+    if watched and records(ort):
+        _check_unmoved(session, source, wanted)
     return session
+
+
+def _check_unmoved(session: Any, source: bytes | str, wanted: str) -> None:
+    if isinstance(source, bytes):
+        model = onnx.load_from_string(source)
+    else:
+        model = onnx.load(source, load_external_data=False)
+    if names := moved(session, model, wanted):
+        raise InputError(
+            f"onnxruntime: expected every node on {wanted}, found {len(names)} that it moved to "
+            f"the CPU, {', '.join(names[:3])}; export the model again, run it with kernels, or on "
+            "the provider cpu"
+        )
 
 
 def kernel_library(provider: str, kernels: bool | None) -> Path | None:
@@ -136,17 +155,18 @@ def kernel_library(provider: str, kernels: bool | None) -> Path | None:
     """
     if kernels is False:
         return None
-    if provider != "cpu":
-        if kernels is None:
-            return None
-        raise EnvironmentLack(
-            f"kernels: expected the provider cpu, found {provider}, which has none yet; "
-            "leave --kernels out"
-        )
+    lacking = why_no_kernels(provider)
+    if lacking and kernels:
+        raise EnvironmentLack(f"kernels: {lacking}")
+    return None if lacking else library_path()
+
+
+def why_no_kernels(provider: str) -> str:
+    """Why no kernels of ours run on a provider here; "" if they do."""
     path = library_path()
-    if path is None and kernels:
-        raise EnvironmentLack(f"kernels: expected {NAME}, found none: {why_no_library()}")
-    return path
+    if path is None:
+        return f"expected {NAME}, found none: {why_no_library()}"
+    return cuda_lacking(path) if provider == "cuda" else ""
 
 
 def register(options: Any, library: Path) -> None:

@@ -116,6 +116,14 @@ std::string path_names() {
   return names;
 }
 
+std::string cuda_lacking() {
+#if defined(MNQ_CUDA)
+  return device_lacking();
+#else
+  return "the library has no kernels for GPUs: " MNQ_CUDA_LACKING;
+#endif
+}
+
 }  // namespace
 }  // namespace mnq
 
@@ -129,6 +137,11 @@ const char* mnq_operators(void) {
 const char* mnq_paths(void) {
   static const std::string names = path_names();
   return names.c_str();
+}
+
+const char* mnq_cuda_lacking(void) {
+  static const std::string why = cuda_lacking();
+  return why.c_str();
 }
 
 const char* mnq_chosen_path(mnq_error* error) {

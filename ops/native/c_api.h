@@ -36,7 +36,10 @@ MNQ_API const char* mnq_operators(void);
 // Names of the paths that this machine has, slowest first, with spaces between.
 MNQ_API const char* mnq_paths(void);
 
-// The path that sessions use: the fastest, or what MNQ_CPU_PATH names. Null if it names none.
+// Why there is no path "cuda" here, the GPU's; empty if there is. mnq_paths() never names it.
+MNQ_API const char* mnq_cuda_lacking(void);
+
+// The path that sessions use on the CPU: the fastest, or what MNQ_CPU_PATH names. Null if it names none.
 MNQ_API const char* mnq_chosen_path(mnq_error* error);
 
 // A kernel of an operator whose inputs are `inputs` (all, in its order), on a path by name.

@@ -4,6 +4,10 @@
 #include <atomic>
 #include <vector>
 
+#if defined(MNQ_CUDA)
+#include "ops/native/cuda/definitions.h"
+#endif
+
 namespace mnq {
 namespace {
 
@@ -55,6 +59,20 @@ Owned<OrtMemoryInfo> cpu_memory(const OrtApi& api) {
   check(api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
   return {info, api.ReleaseMemoryInfo};
 }
+
+#if defined(MNQ_CUDA)
+// The session's stream on the GPU.
+void* stream_of(const OrtApi& api, OrtKernelContext* context) {
+#if defined(MNQ_EMULATE_CUDA)
+  (void)api, (void)context;
+  return nullptr;
+#else
+  void* stream = nullptr;
+  check(api.KernelContext_GetGPUComputeStream(context, &stream));
+  return stream;
+#endif
+}
+#endif
 
 Tensor tensor_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info, const char* name,
                  const void* data) {
@@ -112,8 +130,12 @@ std::string title_of(const OrtApi& api, const OrtKernelInfo* kernel, const char*
 
 class SessionNode {
  public:
-  SessionNode(const OrtApi& api, const Definition& definition, const OrtKernelInfo* info)
-      : api_(api), title_(title_of(api, info, definition.name)), memory_(cpu_memory(api)) {
+  SessionNode(const OrtApi& api, const Operator& op, const OrtKernelInfo* info)
+      : api_(api),
+        on_device_(op.on_device),
+        title_(title_of(api, info, op.definition->name)),
+        memory_(cpu_memory(api)) {
+    const Definition& definition = *op.definition;
     explained([&] {
       Node node{{}, definition.output};
       for (size_t i = 0; i < definition.inputs.size(); ++i) {
@@ -125,7 +147,7 @@ class SessionNode {
         node.to = type_of(to);
       }
       check_output(api, info, node.to);
-      kernel_ = definition.make(node, chosen_path());
+      kernel_ = make(definition, node);
       inputs_ = std::move(node.inputs);
     });
   }
@@ -142,6 +164,13 @@ class SessionNode {
   }
 
  private:
+  std::unique_ptr<Kernel> make(const Definition& definition, const Node& node) const {
+#if defined(MNQ_CUDA)
+    if (on_device_) return make_on_device(definition, node);
+#endif
+    return definition.make(node, chosen_path());
+  }
+
   // What a call hands to the kernel. Constants stay in it from call to call.
   struct Call {
     std::vector<Tensor> inputs;
@@ -170,8 +199,19 @@ class SessionNode {
     OrtValue* output = nullptr;
     check(api_.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
     if (count(shape) == 0) return;
+    run_kernel(call.inputs, data_of(api_, output), context);
+  }
+
+  void run_kernel(const std::vector<Tensor>& inputs, void* output, OrtKernelContext* context) const {
+#if defined(MNQ_CUDA)
+    if (on_device_) {
+      StreamContext session(stream_of(api_, context));
+      kernel_->run(inputs, output, session);
+      return;
+    }
+#endif
     SessionContext session(api_, context, memory_.get());
-    kernel_->run(call.inputs, data_of(api_, output), session);
+    kernel_->run(inputs, output, session);
   }
 
   // Says which node refuses, and what helps.
@@ -187,6 +227,7 @@ class SessionNode {
   }
 
   const OrtApi& api_;
+  bool on_device_;
   std::string title_;
   Owned<OrtMemoryInfo> memory_;
   std::vector<Tensor> inputs_;  // as known when the session started: activations have no data
@@ -207,7 +248,7 @@ Shape shape_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
 OrtStatus* create_kernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) {
   return guarded(*api, [&] {
-    *kernel = new SessionNode(*api, *static_cast<const Operator*>(op)->definition, info);
+    *kernel = new SessionNode(*api, *static_cast<const Operator*>(op), info);
   });
 }
 

@@ -18,6 +18,7 @@ constexpr uint32_t api_version = 21;
 struct Operator : OrtCustomOp {
   const OrtApi* api;
   const Definition* definition;
+  bool on_device;  // of the CUDA provider: activations are on a GPU, constants are not
 };
 
 // A status of onnxruntime as an exception, for code between two of its callbacks.

@@ -105,19 +105,43 @@ OrtStatus* infer_output(const OrtCustomOp* op, OrtShapeInferContext* context) {
   });
 }
 
-Operator make_operator(const OrtApi& api, const Definition& definition) {
+// Whom the operators are for. Emulated kernels for GPUs take the place of the CPU's.
+#if defined(MNQ_EMULATE_CUDA)
+constexpr bool on_devices[] = {true};
+constexpr const char* device_provider = "CPUExecutionProvider";
+#elif defined(MNQ_CUDA)
+constexpr bool on_devices[] = {false, true};
+constexpr const char* device_provider = "CUDAExecutionProvider";
+#else
+constexpr bool on_devices[] = {false};
+constexpr const char* device_provider = "";
+#endif
+
+// A kernel for GPUs reads its constants when it is made, and copies them itself.
+OrtMemType memory_of(const OrtCustomOp* op, size_t input) {
+  const bool on_host = static_cast<const Operator*>(op)->on_device &&
+                       input >= definition_of(op).activations;
+  return on_host ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+}
+
+const char* provider_of(const OrtCustomOp* op) {
+  return static_cast<const Operator*>(op)->on_device ? device_provider : "CPUExecutionProvider";
+}
+
+Operator make_operator(const OrtApi& api, const Definition& definition, bool on_device) {
   Operator op{};
   op.api = &api;
   op.definition = &definition;
+  op.on_device = on_device;
   op.version = api_version;
   op.GetName = [](const OrtCustomOp* self) { return definition_of(self).name; };
-  op.GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+  op.GetExecutionProviderType = provider_of;
   op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
   op.GetInputTypeCount = [](const OrtCustomOp* self) { return definition_of(self).inputs.size(); };
   op.GetInputType = [](const OrtCustomOp*, size_t) { return any_type; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-  op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  op.GetInputMemoryType = memory_of;
   op.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
   op.GetOutputType = [](const OrtCustomOp* self, size_t) {
     const Definition& own = definition_of(self);
@@ -150,7 +174,9 @@ OrtCustomOpDomain* domain(const OrtApi& api) {
     check(api.CreateCustomOpDomain("mnq", &result));
     auto& operators = *new std::vector<Operator>;
     for (const Definition& definition : definitions()) {
-      operators.push_back(make_operator(api, definition));
+      for (bool on_device : on_devices) {
+        operators.push_back(make_operator(api, definition, on_device));
+      }
     }
     for (const Operator& op : operators) check(api.CustomOpDomain_Add(result, &op));
     return result;

@@ -67,14 +67,13 @@ def test_a_missing_library_is_said_plainly(
     exported: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "library_path", lambda: None)
-    monkeypatch.setattr(library, "why_no_library", lambda: "expected g++, found none; install it")
     monkeypatch.setattr(session, "why_no_library", lambda: "expected g++, found none; install it")
     result = mnq("verify", exported.onnx, "--level", "all", "--quiet")
     assert result.exit_code == 0
     assert len(table_rows(result.stdout)) == 3
     assert result.stderr == (
-        "warning: kernels are not verified, there is no native library: expected g++, found none; "
-        "install it\n"
+        "warning: kernels are not verified: expected libmnq_ops.so, found none: expected g++, found "
+        "none; install it\n"
     )
     assert "expected libmnq_ops.so, found none: expected g++, found none; install it" in refused(
         "verify", exported.onnx, "--kernels", status=3

@@ -24,7 +24,7 @@ def build(folder: Path, *options: str) -> Path:
         pytest.skip("missing compiler: g++ and cmake")
     headers = SOURCE.parents[1] / "build" / "native" / "headers" / "usr/include/onnxruntime"
     configure = ["cmake", "-S", str(SOURCE), "-B", str(folder), "-DCMAKE_CXX_COMPILER=g++"]
-    configure += ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", *options]
+    configure += ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DMNQ_CUDA=OFF", *options]
     if headers.is_dir():
         configure.append(f"-DONNXRUNTIME_INCLUDE_DIR={headers}")
     subprocess.run(configure, check=True, capture_output=True, timeout=TIMEOUT)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mnq.ops.kernels import Array, Kernel
 
-INT8 = 3
+INT8, INT32 = 3, 6
 
 
 def codes(random: np.random.Generator, *shape: int) -> Array:
@@ -42,6 +42,17 @@ def linear(rows: int, k: int, n: int, residual: bool, least: int) -> tuple[str, 
     return "QLinearAdd" if residual else "QLinear", {**inputs, **LIMITS}
 
 
+def logits(rows: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
+    """Codes of 32 bits, as a classifier's last layer returns them."""
+    name, inputs = linear(rows, k, n, residual=False, least=33)
+    return name, {
+        **inputs,
+        "lo": np.int32(-(2**31)),
+        "hi": np.int32(2**31 - 1),
+        "e": inputs["e"] - 8,
+    }
+
+
 def product(batch: int, m: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
     random = np.random.default_rng(m + k + n)
     inputs = {"a": codes(random, batch, m, k), "b": codes(random, batch, k, n)}
@@ -69,6 +80,7 @@ SHAPES = [
       for rows, k, n in ((1, 1, 1), (65, 100, 70), (130, 192, 33), (7, 63, 129))
       for residual in (False, True)
       for least in (1, 33)),
+    logits(3, 192, 10),
     product(3, 5, 33, 70),
     product(2, 70, 64, 1),
     *(attention(keys, heads, depth, normalized)
@@ -81,7 +93,8 @@ def main() -> None:
     different = []
     for name, inputs in SHAPES:
         first = {key: value for key, value in inputs.items() if key in ("x", "r", "a", "b", "qkv")}
-        found = [Kernel(name, inputs, first, INT8, p).run(first) for p in ("portable", "cuda")]
+        to = INT32 if inputs["hi"] > 127 else INT8
+        found = [Kernel(name, inputs, first, to, p).run(first) for p in ("portable", "cuda")]
         if not np.array_equal(*found) or len(np.unique(found[0])) < min(3, found[0].size):
             different.append(f"{name} {[value.shape for value in first.values()]}")
     print(json.dumps({"shapes": len(SHAPES), "different": different}))

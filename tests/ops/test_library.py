@@ -5,7 +5,14 @@ import pytest
 import mnq.ops
 from mnq.ops import library
 from mnq.ops.errors import EnvironmentLack
-from mnq.ops.library import NAME, OVERRIDE, cpu_path, library_path, why_no_library
+from mnq.ops.library import (
+    NAME,
+    OVERRIDE,
+    cpu_path,
+    cuda_lacking,
+    library_path,
+    why_no_library,
+)
 
 
 @pytest.fixture
@@ -53,3 +60,17 @@ def test_a_path_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatc
     assert path is not None
     with pytest.raises(EnvironmentLack, match=r"expected one of portable.*, found 'sse2'; unset"):
         cpu_path(path)
+
+
+@pytest.mark.native
+def test_kernels_for_gpus_run_here_or_it_is_said_why() -> None:
+    path = library_path()
+    assert path is not None
+    lacking = cuda_lacking(path)
+    assert lacking == "" or lacking.startswith(("expected a GPU", "the library has no kernels"))
+
+
+def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lib.so").write_text("text")
+    with pytest.raises(EnvironmentLack, match=r"expected a library of this mnq, found .*; install"):
+        cuda_lacking(tmp_path / "lib.so")

@@ -59,3 +59,16 @@ def test_headers_that_are_wrong_are_named(tmp_path: Path) -> None:
     old = header(tmp_path / "old", 20)
     _, reason = configured(tmp_path / "build2", ORT_INCLUDE_DIR=old)
     assert f"expected onnxruntime's headers of 1.21 or newer, found 1.20 in {old}; " in reason
+
+
+@pytest.mark.native
+def test_without_nvcc_the_library_has_no_kernels_for_gpus_and_says_so(tmp_path: Path) -> None:
+    headers = header(tmp_path / "headers", 21)
+    output, reason = configured(
+        tmp_path / "build", f"-DONNXRUNTIME_INCLUDE_DIR={headers}", CUDACXX="/nowhere/nvcc"
+    )
+    assert "NO KERNELS FOR GPUS: expected nvcc 12 or newer that compiles" in output
+    assert "found /nowhere/nvcc, which does not" in " ".join(output.split())
+    assert reason == ""
+    output, _ = configured(tmp_path / "build", "-DMNQ_CUDA=OFF")
+    assert "NO KERNELS FOR GPUS: it was built without" in output

@@ -1,22 +1,25 @@
-"""The kernels for GPUs without one: their source runs on the host, and compiles for devices."""
+"""The kernels for GPUs without one: their source runs on the host, and is compiled for devices."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from ops_builds import SOURCE, TIMEOUT, build, run
 from ops_emulated import SHAPES
 
-from mnq.ops.library import OVERRIDE
+from mnq.ops.library import OVERRIDE, library_path
 
 pytestmark = [pytest.mark.native, pytest.mark.slow]
 
-TARGETS = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a",
-           "arch=compute_90,code=compute_90")  # fmt: skip
-"""Ampere and later, Hopper's own instructions, and PTX for what comes."""
+PTX, MACHINE_CODE = 1, 2
+"""Kinds of an entry of a fat binary."""
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +41,44 @@ def test_shapes_that_tiles_do_not_divide_give_the_integers_of_the_cpu(emulated: 
     assert result == {"shapes": len(SHAPES), "different": []}
 
 
-def test_everything_compiles_for_devices(tmp_path: Path) -> None:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
+def test_sessions_of_onnxruntime_run_whole_models(emulated: Path) -> None:
+    check = [sys.executable, str(SOURCE.parents[1] / "conformance" / "check.py"), "kernels"]
+    variables = {**os.environ, OVERRIDE: str(emulated)}
+    done = subprocess.run(check, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "model swin                      2        2 ok" in done.stdout
+
+
+def test_models_run_on_the_provider_of_gpus(emulated: Path) -> None:
+    folders = sorted((SOURCE.parents[1] / "conformance" / "models").iterdir())
+    result = run("ops_provider.py", *folders, **{OVERRIDE: str(emulated)})
+    assert result == {"models": 2, "differ": 0}
+
+
+def entries(binary: bytes) -> Counter[tuple[int, int]]:
+    """How many parts of the fat binaries inside are of each kind and compute capability."""
+    found: Counter[tuple[int, int]] = Counter()
+    at = 0
+    while (at := binary.find(struct.pack("<I", 0xBA55ED50), at)) >= 0:
+        version, header, size = struct.unpack_from("<HHQ", binary, at + 4)
+        at += header
+        if (version, header) != (1, 16):
+            continue
+        end = at + size
+        while at < end:
+            kind, _, header, size = struct.unpack_from("<HHIQ", binary, at)
+            found[kind, *struct.unpack_from("<I", binary, at + 28)] += 1
+            at += header + size
+    return found
+
+
+def test_the_library_has_every_kernel_for_devices() -> None:
+    if shutil.which("nvcc") is None:
         pytest.skip("missing compiler: nvcc, which compiles the kernels for GPUs")
-    options = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", f"-I{SOURCE.parents[1]}"]
-    options += [word for target in TARGETS for word in ("-gencode", target)]
-    sources = sorted(SOURCE.glob("cuda/*.cu"))
-    assert len(sources) > 5
-    for source in sources:
-        command = [nvcc, *options, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-        assert done.returncode == 0, done.stderr[-4000:]
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 30 << 20
+    library = library_path()
+    assert library is not None
+    sources = len(list(SOURCE.glob("cuda/*.cu")))
+    assert sources > 5
+    for wanted in ((MACHINE_CODE, 80), (MACHINE_CODE, 90), (PTX, 80)):
+        assert entries(library.read_bytes())[wanted] == sources
+    assert library.stat().st_size < 30 << 20

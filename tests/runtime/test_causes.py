@@ -55,6 +55,11 @@ CAUSES = {
         of_paths("avx2"),
         [REFERENCE, *FUNCTIONS, *of_paths("portable", "avx512", "amx")],
     ),
+    "the kernel of Add 'y' is wrong on the path cuda, right on portable, amx": finding(
+        Place("kernels", provider="cuda"),
+        [Place("kernels", "disabled", "cuda")],
+        [REFERENCE, *FUNCTIONS, *of_paths("portable", "amx")],
+    ),
     "the kernel of Add 'y' is wrong on every path: onnx.reference gives the integers": finding(
         Place("kernels"), KERNELS, [REFERENCE, *FUNCTIONS]
     ),

@@ -41,6 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
     monkeypatch.setattr(doctor, "library_path", lambda: Path("/x/libmnq_ops.so"))
     monkeypatch.setattr(doctor, "cpu_path", lambda library: "avx512")
+    monkeypatch.setattr(doctor, "cuda_lacking", lambda library: "")
     monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(doctor, "QUOTA", tmp_path / "cpu.max")
     return examined
@@ -249,6 +250,28 @@ def test_a_library_that_cannot_be_used_is_a_warning(
     monkeypatch.setattr(doctor, "cpu_path", refuse)
     text = "MNQ_CPU_PATH: expected avx2, found 'x'"
     assert doctor._kernels() == Finding("kernels", WARNING, text, "unset it")
+
+
+@pytest.mark.parametrize(
+    ("wheel", "lacking", "finding"),
+    [(COMPLETE, "", Finding("kernels for GPUs", OK, "they run here")),
+     (COMPLETE, "expected a GPU, found none; get one",
+      Finding("kernels for GPUs", OK, "expected a GPU, found none")),
+     ({**COMPLETE, "onnxruntime-gpu": "1.31.1"}, "expected a GPU, found none; get one",
+      Finding("kernels for GPUs", WARNING, "expected a GPU, found none", "get one"))],
+)  # fmt: skip
+def test_kernels_for_gpus_are_missed_beside_the_wheel_for_gpus_only(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    wheel: dict[str, str],
+    lacking: str,
+    finding: Finding,
+) -> None:
+    machine(wheel)
+    monkeypatch.setattr(doctor, "cuda_lacking", lambda _: lacking)
+    assert [*doctor._gpu()] == [finding]
+    monkeypatch.setattr(doctor, "library_path", lambda: None)
+    assert [*doctor._gpu()] == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ HERE = Place("functions", "disabled", threads=1)
 
 def test_every_row_has_every_level_and_the_reference_has_none() -> None:
     found = [place for place, _ in matrix.places(2)]
-    assert len(found) == len(set(found)) == 11 * 4 + 1
+    assert len(found) == len(set(found)) == 12 * 4 + 1
     for level in LEVELS:
         assert Place("kernels", level, "cpu", 2, "amx") in found
         assert Place("functions", level, "cuda") in found

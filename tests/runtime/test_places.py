@@ -1,7 +1,7 @@
 import pytest
 
 from mnq.ops import library
-from mnq.runtime import places
+from mnq.runtime import places, session
 from mnq.runtime.place import Place
 from mnq.runtime.places import PATHS, kernel_paths, rows
 
@@ -12,12 +12,13 @@ def test_every_place_has_a_row_whether_it_is_here_or_not() -> None:
     found = [place for place, _ in rows(4)]
     wanted = [Place("kernels", "disabled", "cpu", n, path) for path in PATHS for n in (1, 4)]
     wanted += [Place("functions", "disabled", "cpu", n) for n in (1, 4)]
-    wanted += [Place("functions", "disabled", "cuda"), Place("reference")]
+    wanted += [Place(engine, "disabled", "cuda") for engine in ("kernels", "functions")]
+    wanted += [Place("reference")]
     assert found == wanted
 
 
 def test_one_thread_is_one_row() -> None:
-    assert len(rows(1)) == len(PATHS) + 3
+    assert len(rows(1)) == len(PATHS) + 4
 
 
 @pytest.mark.native
@@ -50,4 +51,10 @@ def test_a_provider_that_onnxruntime_lacks_says_so(monkeypatch: pytest.MonkeyPat
     assert reasons["cuda"] == "this onnxruntime has CPUExecutionProvider only"
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    monkeypatch.setattr(places, "why_no_kernels", lambda _: "expected a GPU, found none")
     assert dict(rows(1))[Place("functions", "disabled", "cuda")] == ""
+    assert dict(rows(1))[Place("kernels", "disabled", "cuda")] == "expected a GPU, found none"
+    monkeypatch.setenv(library.OVERRIDE, "/nowhere/lib.so")
+    monkeypatch.setattr(places, "why_no_kernels", session.why_no_kernels)
+    reason = dict(rows(1))[Place("kernels", "disabled", "cuda")]
+    assert reason.startswith("the native library does not load: MNQ_OPS_LIBRARY: expected")

@@ -200,11 +200,28 @@ def test_without_a_library_models_run_unless_it_is_asked_for(no_library: None) -
         session.kernel_library("cpu", True)
 
 
-def test_there_are_no_kernels_for_cuda() -> None:
+@pytest.mark.native
+def test_kernels_for_gpus_need_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "cuda_lacking", lambda _: "expected a GPU, found none; get one")
     assert session.kernel_library("cuda", None) is None
     assert session.kernel_library("cuda", False) is None
-    with pytest.raises(EnvironmentLack, match=r"^kernels: expected the provider cpu, found cuda"):
+    assert session.why_no_kernels("cuda") == "expected a GPU, found none; get one"
+    with pytest.raises(EnvironmentLack, match=r"^kernels: expected a GPU, found none; get one$"):
         session.kernel_library("cuda", True)
+    monkeypatch.setattr(session, "cuda_lacking", lambda _: "")
+    assert session.kernel_library("cuda", None) == session.kernel_library("cpu", True)
+    assert session.kernel_library("cuda", False) is None
+
+
+@pytest.mark.onnxruntime
+def test_a_node_that_moves_to_the_cpu_is_an_error(
+    proto: ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(session.PROVIDERS, "cuda", CPU)  # as if it were the GPU's
+    open_session(proto, provider="cuda", kernels=False)
+    monkeypatch.setattr(session, "moved", lambda *_: ["a", "b", "c", "d"])
+    with pytest.raises(InputError, match=f"every node on {CPU}, found 4 that .* a, b, c; ex"):
+        open_session(proto, provider="cuda", kernels=False)
 
 
 @pytest.mark.native

@@ -28,14 +28,13 @@ std::unique_ptr<Kernel> make_attention_named(std::string name, const Node& node,
   return make_device_attention(node, std::move(contract), method, deferred, layout);
 }
 
-class StreamContext : public Context {
-  void run_parallel(void (*)(void*, size_t), size_t, void*) override {}
-  void* allocate(size_t) override { throw std::bad_alloc(); }
-};
-
 }  // namespace
 
+std::string device_lacking() { return device::lacking(); }
+
 std::unique_ptr<Kernel> make_on_device(const Definition& definition, const Node& node) {
+  const std::string lacking = device_lacking();
+  if (!lacking.empty()) throw std::runtime_error(lacking);
   const std::string name = definition.name;
   auto contract = definition.make(node, path_named("portable"));
   static const std::map<std::string, MakeOnDevice*> makers = {
@@ -75,7 +74,7 @@ void run_on_device(const Kernel& kernel, std::vector<Tensor> inputs, size_t acti
     inputs[i].data = copies.back().data();
   }
   const DeviceArray<char> result(nullptr, 0, bytes);
-  StreamContext context;
+  StreamContext context(nullptr);
   kernel.run(inputs, result.data(), context);
   device::copy_out(output, result.data(), bytes);
 }

@@ -9,6 +9,21 @@ namespace mnq {
 namespace device {
 
 #if defined(__CUDACC__)
+std::string lacking() {
+  int count = 0, device = 0, major = 0, minor = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    cudaGetLastError();  // the next call shall not find this error
+    return std::string("expected a GPU, found none (") + cudaGetErrorString(error) +
+           "); install its driver, or use the CPU";
+  }
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  if (major >= 8) return "";
+  return "expected a GPU of compute capability 8.0 or newer, found " + std::to_string(major) + "." +
+         std::to_string(minor) + "; use the CPU";
+}
 void* get(size_t bytes) {
   void* memory = nullptr;
   check_cuda(cudaMalloc(&memory, bytes));
@@ -22,6 +37,7 @@ void copy_out(void* to, const void* from, size_t bytes) {
   check_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
 }
 #else
+std::string lacking() { return ""; }
 void* get(size_t bytes) { return ::operator new(bytes, std::align_val_t{256}); }
 void release(void* memory) noexcept { ::operator delete(memory, std::align_val_t{256}); }
 void copy_in(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }

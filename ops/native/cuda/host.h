@@ -16,6 +16,7 @@ namespace mnq {
 
 // Device memory, which lives as long as a kernel. Throws if there is none left.
 namespace device {
+std::string lacking();  // why no kernel runs on the current one; empty if kernels do
 void* get(size_t bytes);
 void release(void* memory) noexcept;
 void copy_in(void* to, const void* from, size_t bytes);   // and waits
@@ -175,7 +176,7 @@ MNQ_CORE int64_t read(const Integers& from, int64_t at) {
   }
 }
 
-// Codes of 8 or 16 bits.
+// Codes of 8, 16 or 32 bits.
 struct Codes {
   void* data;
   Type type;
@@ -186,8 +187,10 @@ MNQ_CORE void write(const Codes& to, int64_t at, int64_t code) {
   code = clamp(code, to.lo, to.hi);
   if (to.type == Type::int8) {
     static_cast<int8_t*>(to.data)[at] = static_cast<int8_t>(code);
-  } else {
+  } else if (to.type == Type::int16) {
     static_cast<int16_t*>(to.data)[at] = static_cast<int16_t>(code);
+  } else {
+    static_cast<int32_t*>(to.data)[at] = static_cast<int32_t>(code);
   }
 }
 
