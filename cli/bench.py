@@ -9,27 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
-from mnq.cli.common import COUNT, Command, Screen, need_train, output_options
+from mnq.cli import bench_runs, bench_tables
+from mnq.cli.common import COUNT, Command, Screen, expect_one, need_train, output_options
 from mnq.ops.errors import EnvironmentLack, InputError
 from mnq.ops.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from mnq.runtime.compare import Comparison
     from mnq.runtime.engines import Engine
     from mnq.runtime.modelfile import ModelFile
-    from mnq.runtime.profile import Share
 
 FORMAT = "mnq-bench/1"
 ALL, NONE = "all", "none"
-KINDS = ("fp32", "qdq", "dynamic", "openvino")
+KINDS = {
+    "cpu": ("fp32", "qdq", "dynamic", "openvino"),
+    "cuda": ("fp32", "fp16", "fp16-launched", "torch", "compiled"),
+}
+LISTED = "; ".join(f"{provider}: {','.join(kinds)}" for provider, kinds in KINDS.items())
 EXAMPLES = """
 \b
 Examples:
   mnq-bench m.onnx
   mnq-bench m.onnx --batch 1,8 --threads 1,2 --peers-dir peers --output bench.json
   mnq-bench m.onnx --peers none --profile
+  mnq-bench m.onnx --provider cuda --batch 1,8,64
 """
 
 
@@ -41,14 +44,16 @@ def _numbers(context: click.Context, option: click.Parameter, text: str) -> tupl
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _kinds(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...] | None:
+def _kinds(text: str, provider: str) -> tuple[str, ...] | None:
     """The kinds of --peers; None: all that this machine can run."""
     if text in (ALL, NONE):
         return None if text == ALL else ()
     parts = [part.strip() for part in text.split(",")]
-    if not all(part in KINDS for part in parts):
-        raise click.BadParameter(
-            f"expected {ALL}, {NONE} or some of {','.join(KINDS)}, found {text!r}"
+    known = KINDS[provider]
+    if not all(part in known for part in parts):
+        raise InputError(
+            f"--peers: expected {ALL}, {NONE} or some of {','.join(known)}, found {text!r}; see "
+            "--help"
         )
     return tuple(dict.fromkeys(parts))
 
@@ -60,13 +65,14 @@ def _kinds(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.option(
     "--batch", "batches", default="1", callback=_numbers, help="Batch sizes, like 1,8.  [1]"
 )
-@click.option("--threads", default="1", callback=_numbers, help="Threads, like 1,2.  [1]")
+@click.option(
+    "--threads", default="1", callback=_numbers, help="Threads of the CPU, like 1,2.  [1]"
+)
+@click.option("--provider", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
     "--peers",
-    "kinds",
     default=ALL,
-    callback=_kinds,
-    help=f"{','.join(KINDS)}, {ALL} (that are installed) or {NONE}.  [{ALL}]",
+    help=f"{ALL} (that are installed), {NONE}, or some of {LISTED}.  [{ALL}]",
 )
 @click.option("--peers-dir", type=Path, help="Keep the peers' models in this folder.")
 @click.option("--weights", type=Path, help="Float weights for the peers; default: random.")
@@ -86,7 +92,8 @@ def main(
     path: Path,
     batches: tuple[int, ...],
     threads: tuple[int, ...],
-    kinds: tuple[str, ...] | None,
+    provider: str,
+    peers: str,
     peers_dir: Path | None,
     weights: Path | None,
     bodies: bool,
@@ -100,40 +107,44 @@ def main(
     """Latency, throughput, size and memory of an exported .onnx beside its peers.
 
     Peers are the same architecture in float and in int8, quantized by onnxruntime and by NNCF
-    for OpenVINO. All run in turn, in one process, on random images.
+    for OpenVINO; on a GPU in float and in half precision, in onnxruntime and in torch. All run in
+    turn, in one process, on random images. On a GPU, whose own clock counts, everything replays a
+    CUDA graph but what is marked "no graph".
     """
-    from mnq.runtime.compare import compare, steps, surroundings
+    from mnq.runtime.compare import surroundings
     from mnq.runtime.engines import Engine
     from mnq.runtime.modelfile import read
     from mnq.runtime.profile import profile
+    from mnq.runtime.session import PROVIDERS
 
     screen = Screen(as_json, quiet)
+    expect_one("--provider", provider, PROVIDERS)
+    kinds = _kinds(peers, provider)
+    if provider == "cuda":
+        bench_runs.check_for_gpu()
     model = read(path)
     if output is not None:
         check_writable(output)
     with ExitStack() as stack:  # to the end: results name the sizes of files in the folder
         folder = peers_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnq-")))
-        peers, origin = _peers(screen, model, kinds, folder, weights)
-        engines = [Engine("mnq", "mnq", path), *peers]
-        if bodies:
-            engines.append(Engine("mnq bodies", "bodies", path))
-        runs = []
-        for count in threads:
-            for batch in batches:
-                title = f"batch {batch}, threads {count}"
-                with screen.progress(title, steps(engines, rounds)) as advance:
-                    found = compare(
-                        engines, batch, count, rounds=rounds, seconds=seconds, done=advance
-                    )
-                runs.append(found)
+        others, origin = _peers(screen, model, kinds, folder, weights, provider)
+        if provider == "cuda":
+            runs, floors = bench_runs.on_gpu(screen, model, path, others, batches, rounds, seconds)
+        else:
+            own = [Engine("mnq", "mnq", path), *others]
+            if bodies:
+                own.append(Engine("mnq bodies", "bodies", path))
+            runs, floors = bench_runs.on_cpu(screen, own, batches, threads, rounds, seconds), []
         shares = profile(path, batches[0], threads[0]) if with_profile else []
         payload: dict[str, Any] = {
             "format": FORMAT,
             "model": {"name": model.name, "file": path.name},
             "peers": origin,
-            **surroundings(),
+            **surroundings(provider == "cuda"),
             "runs": [run.to_json() for run in runs],
         }
+        for entry, bound in zip(payload["runs"], floors, strict=False):
+            entry["roofline"] = bound
         if with_profile:
             payload["profile"] = {
                 "batch": batches[0],
@@ -143,12 +154,18 @@ def main(
         if output is not None:
             write_atomically(output, (json.dumps(payload, indent=1) + "\n").encode())
         tables: list[Any] = []
-        for run in runs:
+        for number, run in enumerate(runs):
             for doubt in run.doubts:
                 screen.warn(f"batch {run.batch}, threads {run.threads}: {doubt}")
-            tables += ["", _title(model, run, origin), _table(run)]
+            floor = floors[number]["floor_milliseconds"] if floors else None
+            tables += [
+                "",
+                bench_tables.title(model, run, origin),
+                bench_tables.comparison(run, floor),
+            ]
         if shares:
-            tables += ["", f"operators, batch {batches[0]}, threads {threads[0]}", _shares(shares)]
+            heading = f"operators, batch {batches[0]}, threads {threads[0]}"
+            tables += ["", heading, bench_tables.operators(shares)]
         screen.result(payload, *tables[1:])
 
 
@@ -158,6 +175,7 @@ def _peers(
     kinds: tuple[str, ...] | None,
     folder: Path,
     weights: Path | None,
+    provider: str,
 ) -> tuple[list[Engine], dict[str, Any]]:
     """The peers' engines, and where they come from."""
     if kinds == ():
@@ -168,12 +186,13 @@ def _peers(
 
     left_out = {}
     if kinds is None:
-        left_out = {kind: reason for kind in KINDS if (reason := peers.missing(kind))}
+        known = KINDS[provider]
+        left_out = {kind: why for kind in known if (why := peers.missing(kind, provider))}
         for reason in left_out.values():
             screen.warn(f"left out {reason}")
-        kinds = tuple(kind for kind in KINDS if kind not in left_out)
+        kinds = tuple(kind for kind in known if kind not in left_out)
     for kind in kinds:
-        if reason := peers.missing(kind):
+        if reason := peers.missing(kind, provider):
             raise EnvironmentLack(reason)
     real = weights is not None or model.name in BUNDLED  # whose weights are here
     loaded = load(model.name, weights, random=None if real else peers.SEED)
@@ -184,51 +203,10 @@ def _peers(
             f"{model.name} takes {p.channels}x{p.size}x{p.size} here; export the model again"
         )
     with screen.progress("building peers", len(kinds)) as advance:
-        engines = peers.build(loaded, kinds, folder, advance)
+        engines = peers.build(loaded, kinds, folder, advance, provider)
     return engines, {
         "weights": "real" if real else f"random, seed {peers.SEED}",
         "same_weights_as_model": loaded.weights_digest == model.quantization.get("weights"),
         "calibration": f"{peers.CALIBRATION_IMAGES} random images, seed {peers.SEED}",
         "left_out": left_out,
     }
-
-
-def _title(model: ModelFile, run: Comparison, origin: dict[str, Any]) -> str:
-    text = f"{model.name}, batch {run.batch}, threads {run.threads}, {run.rounds} rounds"
-    return text if origin["weights"] is None else f"{text}; peers' weights: {origin['weights']}"
-
-
-def _table(run: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    heads = ("ms", "quartiles", "images/s", "times mnq", "quartiles", "clean", "file MB")
-    table.add_column("engine")
-    for head in (*heads, "peak MB", "start ms", "floats"):
-        table.add_column(head, justify="right")
-    for row in run.rows:
-        f, ms = row.figures, row.figures.milliseconds
-        above = row.footprint.peak_bytes - run.empty.peak_bytes
-        table.add_row(
-            row.engine.name,
-            f"{ms.median:.2f}",
-            f"{ms.low:.2f} to {ms.high:.2f}",
-            f"{run.batch * 1e3 / ms.median:.1f}",
-            "-" if f.times is None else f"{f.times.median:.2f}",
-            "-" if f.times is None else f"{f.times.low:.2f} to {f.times.high:.2f}",
-            f"{f.clean} of {f.samples}",
-            f"{row.engine.file_bytes / 1e6:.1f}",
-            f"{above / 1e6:.0f}",
-            f"{row.footprint.start_seconds * 1e3:.0f}",
-            row.precision or "-",
-        )
-    return table
-
-
-def _shares(shares: list[Share]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("operator")
-    for head in ("nodes", "ms", "share %"):
-        table.add_column(head, justify="right")
-    for share in shares:
-        cells = (str(share.nodes), f"{share.milliseconds:.3f}", f"{share.share * 100:.1f}")
-        table.add_row(share.operator, *cells)
-    return table

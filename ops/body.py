@@ -16,6 +16,8 @@ DOMAIN = "mnq"
 DOMAIN_VERSION = 1
 OPSET = 21
 IR_VERSION = 10
+BATCH = "batch"
+"""Name of the free first dimension of a model's images."""
 
 
 @dataclass(frozen=True)

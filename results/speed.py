@@ -59,8 +59,10 @@ def maps(model: str, kinds: dict[str, str]) -> dict[str, Map]:
     return {"mixed": mixed, **{name: uniform(model, name) for name in UNIFORM}}
 
 
-def exported(loaded: LoadedModel, folder: Path) -> list[Engine]:
-    """An engine for every map."""
+def exported(
+    loaded: LoadedModel, folder: Path, names: tuple[str, ...] = ("mixed", *UNIFORM)
+) -> list[Engine]:
+    """An engine for each of these maps."""
     p = loaded.preprocess
     generator = torch.Generator().manual_seed(peers.SEED)
     images = torch.randn(IMAGES, p.channels, p.size, p.size, generator=generator)
@@ -68,9 +70,10 @@ def exported(loaded: LoadedModel, folder: Path) -> list[Engine]:
     origin = {"source": "random", "images": IMAGES, "weights": loaded.weights_digest}
     statistics = collect(graph, lambda: [images], origin)
     engines = []
-    for name, mapping in maps(loaded.name, graph.sites()).items():
+    found = maps(loaded.name, graph.sites())
+    for name in names:
         path = folder / f"{name}.onnx"
-        path.write_bytes(export(loaded, graph, statistics, mapping).SerializeToString())
+        path.write_bytes(export(loaded, graph, statistics, found[name]).SerializeToString())
         engines.append(Engine(f"mnq {name}", "mnq", path))
     return engines
 
@@ -89,8 +92,8 @@ def main(
     for model in models:
         loaded = load(model, random=peers.SEED)
         with tempfile.TemporaryDirectory() as folder:
-            with screen.progress(f"{model}: building", len(peers.PEERS)) as advance:
-                others = peers.build(loaded, peers.PEERS, peers_dir, advance)
+            with screen.progress(f"{model}: building", len(peers.PEERS["cpu"])) as advance:
+                others = peers.build(loaded, peers.PEERS["cpu"], peers_dir, advance)
             screen.note(f"{model}: exporting")
             engines = [*exported(loaded, Path(folder)), *others]
             for batch in batches:

@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnq.ops.body import BATCH
 from mnq.ops.errors import EnvironmentLack
 from mnq.runtime.session import PROVIDERS, load_onnxruntime, open_session
 
 SEED = 0
 """Of the random images."""
-
-BATCH = "batch"
-"""Name of the free first dimension of a float model's input."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,9 @@ def images(shape: list[int | str | None], raw: bool) -> NDArray[Any]:
 def session_feed(session: Any, batch: int) -> dict[str, NDArray[Any]]:
     """What an onnxruntime session with one image input is fed."""
     (source,) = session.get_inputs()
-    raw = source.type == "tensor(uint8)"
-    return {source.name: images([batch, *source.shape[1:]], raw)}
+    found = images([batch, *source.shape[1:]], raw=source.type == "tensor(uint8)")
+    half = source.type == "tensor(float16)"
+    return {source.name: found.astype(np.float16) if half else found}
 
 
 def _open_mnq(path: Path, batch: int, threads: int, kernels: bool | None = None) -> Opened:

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from mnq.ops.body import IR_VERSION, OPSET
+from mnq.ops.body import BATCH, IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack, InputError
 from mnq.ops.library import NAME, cuda_lacking, library_path, why_no_library
 from mnq.runtime.assignment import RECORDED, STRICT, moved, records
@@ -80,6 +80,8 @@ def open_session(
     threads: int = 0,
     kernels: bool | None = None,
     profile: Path | None = None,
+    batch: int | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on exactly the provider asked for.
 
@@ -90,6 +92,8 @@ def open_session(
     kernels: True runs our operators on the native library, False by the model's own functions;
     None on the library where there is one for the provider.
     profile: what the file with onnxruntime's profile begins with; None for no profile.
+    batch: images in every run, so that onnxruntime computes all shapes beforehand; None for any.
+    options: of the provider.
 
     Raises EnvironmentLack if the provider or the library is missing or did not start, InputError
     if onnxruntime or a kernel refuses the model.
@@ -101,26 +105,30 @@ def open_session(
             f"onnxruntime: expected {wanted}, found {', '.join(ort.get_available_providers())}; "
             "pip install 'mnq[gpu]' in place of 'mnq[cpu]', or run mnq-doctor"
         )
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
     if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile)
+    if batch is not None:
+        settings.add_free_dimension_override_by_name(BATCH, batch)
     library = kernel_library(provider, kernels)
     if library is not None:
-        register(options, library)
+        register(settings, library)
     watched = provider != "cpu"
     if watched:
         _preload(ort)
         for key, value in (RECORDED if records(ort) else STRICT).items():
-            options.add_session_config_entry(key, value)
+            settings.add_session_config_entry(key, value)
     if isinstance(model, ModelProto):
         model = model.SerializeToString()
     source = str(model) if isinstance(model, Path) else model
     try:
-        session = ort.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
+        session = ort.InferenceSession(
+            source, settings, providers=[(wanted, dict(options or {}))], enable_fallback=0
+        )
     except Exception as error:
         if not _starts(ort, wanted):
             raise _not_started(wanted, _reason(error)) from error

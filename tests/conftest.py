@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # for fuzz_cases.py
+sys.path.append(str(Path(__file__).parent))  # for fuzz_cases.py and fake_gpu.py
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MNQ_SHARED", ROOT.parent / "shared"))

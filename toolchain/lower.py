@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-from mnq.ops.body import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from mnq.ops.body import BATCH, DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from mnq.ops.integer import INT8, INT16, INT32
 from mnq.ops.patches.op import patches
 from mnq.ops.registry import OPERATORS, with_calls
@@ -118,7 +118,7 @@ class _Writer:
             given = OUTPUT if len(names) == 1 else f"{FEATURES}_{index}"
             output = self._node("Identity", [self.tensors[name]], self._free(given))
             output.dtype = helper.tensor_dtype_to_np_dtype(self._element_type(name))
-            output.shape = ["batch", *shapes[name][1:]]
+            output.shape = [BATCH, *shapes[name][1:]]
             self.graph.outputs.append(output)
 
     def _free(self, name: str) -> str:
@@ -157,7 +157,7 @@ class _Writer:
         source = self.program.image
         floats = source.kind == "float"
         image = gs.Variable(
-            self._free(INPUT), np.float32 if floats else np.uint8, ["batch", *source.shape]
+            self._free(INPUT), np.float32 if floats else np.uint8, [BATCH, *source.shape]
         )
         self.graph.inputs = [image]
         if floats:

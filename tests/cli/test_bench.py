@@ -7,14 +7,17 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_runs import Digits, mnq, payload, refused, start
+from fake_gpu import install
 
 from mnq.models.digits.model import WEIGHTS
-from mnq.runtime import footprint
+from mnq.runtime import footprint, gpu
+from mnq.runtime.roofline import Ceilings
 
 pytestmark = pytest.mark.onnxruntime
 
@@ -180,3 +183,58 @@ def test_ctrl_c_leaves_no_half_written_file(exported: Digits, folder: Path, tmp_
     assert "interrupted; no file was left half-written" in log
     assert not output.exists()
     assert [path.name.split("-")[-1] for path in place.iterdir()] == ["fp32.onnx"]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    install(monkeypatch)
+    monkeypatch.setattr(gpu, "ceilings", lambda: Ceilings(1e15, 5e12))
+    yield
+    gpu.stream.cache_clear()
+
+
+@pytest.mark.native
+def test_a_gpu_has_peers_of_its_own_and_a_roofline(
+    on_gpu: None, exported: Digits, folder: Path
+) -> None:
+    options = ("--provider", "cuda", "--batch", "1,2", "--rounds", 5, "--peers-dir", folder)
+    found = payload(mnq("bench", exported.onnx, *options, "--json"))
+    assert found["machine"]["gpu"] == "A GPU"
+    names = ["mnq", "mnq, no graph", "onnxruntime fp32", "onnxruntime fp16"]
+    names += ["onnxruntime fp16, no graph", "torch fp16", "torch.compile fp16"]
+    for run, batch in zip(found["runs"], (1, 2), strict=True):
+        assert (run["provider"], run["batch"]) == ("cuda", batch)
+        assert [engine["name"] for engine in run["engines"]] == names
+        precisions = [engine["precision"] for engine in run["engines"]]
+        assert precisions == [None, None, "tf32", "f16", "f16", "f16", "f16"]
+        assert run["roofline"]["macs_per_second"] == 1e15
+        assert 0 < run["roofline"]["floor_milliseconds"] < 1
+    one, two = (run["roofline"]["macs"] for run in found["runs"])
+    assert two == 2 * one
+    text = mnq("bench", exported.onnx, "--provider", "cuda", "--peers", "none", "--rounds", 5)
+    assert "digits, batch 1, GPU, 5 rounds" in text.stdout
+    assert "of roofline %" in text.stdout
+
+
+@pytest.mark.parametrize("option", [("--threads", 2), ("--bodies",), ("--profile",)])
+def test_options_of_the_cpu_are_refused_on_a_gpu(exported: Digits, option: tuple[str, ...]) -> None:
+    message = refused("bench", exported.onnx, "--provider", "cuda", *option)
+    assert f"expected no {option[0]} beside it, found one; leave it out" in message
+
+
+def test_a_gpu_that_is_not_there_is_said(exported: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = refused("bench", exported.onnx, "--provider", "cuda", status=3)
+    assert "expected a GPU that torch can use, found none; run mnq-doctor" in message
+
+
+@pytest.mark.parametrize(
+    ("provider", "kind"), [("cpu", "fp16"), ("cuda", "openvino"), ("x", "fp32")]
+)
+def test_peers_are_those_of_the_provider(exported: Digits, provider: str, kind: str) -> None:
+    message = refused("bench", exported.onnx, "--provider", provider, "--peers", kind)
+    if provider == "x":
+        assert "--provider: expected cpu or cuda, found 'x'" in message
+    else:
+        known = "fp32,qdq" if provider == "cpu" else "fp32,fp16"
+        assert f"--peers: expected all, none or some of {known}" in message

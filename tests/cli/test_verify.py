@@ -8,7 +8,6 @@ import pytest
 from cli_runs import Digits, mnq, payload, refused, start
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mnq.ops import library
 from mnq.runtime import certificate, contents, session
 
 pytestmark = pytest.mark.onnxruntime
@@ -72,8 +71,8 @@ def test_a_missing_library_is_said_plainly(
     assert result.exit_code == 0
     assert len(table_rows(result.stdout)) == 3
     assert result.stderr == (
-        "warning: kernels are not verified: expected libmnq_ops.so, found none: expected g++, found "
-        "none; install it\n"
+        "warning: kernels are not verified: expected libmnq_ops.so, found none: expected g++, "
+        "found none; install it\n"
     )
     assert "expected libmnq_ops.so, found none: expected g++, found none; install it" in refused(
         "verify", exported.onnx, "--kernels", status=3

@@ -1,4 +1,4 @@
-"""The kernels for GPUs without one: their source runs on the host, and is compiled for devices."""
+"""The kernels for GPUs, on one and without: their source also runs on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from ops_builds import SOURCE, TIMEOUT, build, run
 from ops_emulated import SHAPES
 
-from mnq.ops.library import OVERRIDE, library_path
+from mnq.ops.library import OVERRIDE, cuda_lacking, library_path
 
 pytestmark = [pytest.mark.native, pytest.mark.slow]
 
@@ -28,16 +28,30 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("emulated"), "-DMNQ_EMULATE_CUDA=ON")
 
 
+@pytest.fixture(params=["emulated", pytest.param("device", marks=pytest.mark.gpu)])
+def library(request: pytest.FixtureRequest) -> Path:
+    """A library whose kernels for GPUs run: on the host, and where there is a GPU there."""
+    if request.param == "emulated":
+        path: Path = request.getfixturevalue("emulated")
+        return path
+    installed = library_path()
+    if installed is None:
+        pytest.skip("missing library: the kernels")
+    if lacking := cuda_lacking(installed):
+        pytest.skip(f"missing GPU: {lacking}")
+    return installed
+
+
 def test_every_operator_gives_the_integers_of_torch(
-    emulated: Path, recorded: tuple[Path, int]
+    library: Path, recorded: tuple[Path, int]
 ) -> None:
     folder, count = recorded
-    result = run("ops_replay.py", folder, "cuda", **{OVERRIDE: str(emulated)})
+    result = run("ops_replay.py", folder, "cuda", **{OVERRIDE: str(library)})
     assert result == {"comparisons": 2 * count, "different": []}
 
 
-def test_shapes_that_tiles_do_not_divide_give_the_integers_of_the_cpu(emulated: Path) -> None:
-    result = run("ops_emulated.py", **{OVERRIDE: str(emulated)})
+def test_shapes_that_tiles_do_not_divide_give_the_integers_of_the_cpu(library: Path) -> None:
+    result = run("ops_emulated.py", **{OVERRIDE: str(library)})
     assert result == {"shapes": len(SHAPES), "different": []}
 
 
@@ -49,9 +63,9 @@ def test_sessions_of_onnxruntime_run_whole_models(emulated: Path) -> None:
     assert "model swin                      2        2 ok" in done.stdout
 
 
-def test_models_run_on_the_provider_of_gpus(emulated: Path) -> None:
+def test_models_run_on_the_provider_of_gpus(library: Path) -> None:
     folders = sorted((SOURCE.parents[1] / "conformance" / "models").iterdir())
-    result = run("ops_provider.py", *folders, **{OVERRIDE: str(emulated)})
+    result = run("ops_provider.py", *folders, **{OVERRIDE: str(library)})
     assert result == {"models": 2, "differ": 0}
 
 

@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 from runtime_tiny import SIZE, Tiny
 
-from mnq.ops.body import IR_VERSION, OPSET
+from mnq.ops.body import BATCH, IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack
 from mnq.runtime import engines
-from mnq.runtime.engines import BATCH, Engine, images, open_engine
+from mnq.runtime.engines import Engine, images, open_engine
 
 pytestmark = pytest.mark.onnxruntime
 

@@ -57,7 +57,7 @@ def check(loaded: LoadedModel, kind: str, folder: Path, decibels: float) -> Path
     ticks: list[int] = []
     (engine,) = peers.build(loaded, [kind], folder, ticks.append)
     assert ticks == [1]
-    assert engine.name == peers.PEERS[kind].name
+    assert engine.name == peers.PEERS["cpu"][kind].name
     found: Any = open_engine(engine, 2, 1).run()
     (logits,) = found.values() if engine.runtime == "openvino" else found
     wanted = float_logits(loaded, 2)
@@ -142,7 +142,7 @@ def test_an_interrupted_build_leaves_whole_files_only(
     assert left.name.endswith("-fp32.onnx")
     onnx.checker.check_model(onnx.load(left))
     if kind is EnvironmentLack:
-        assert "to quantize a/b c, found: it ran out of wit; choose others" in str(caught.value)
+        assert "to convert a/b c, found: it ran out of wit; choose others" in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(loaded: LoadedModel, tmp_path: Path) -> None:
