@@ -9,7 +9,11 @@ namespace mnq {
 // Lines 3 and 4: F for the sum of squares V >= 0. k stays at or above 64.
 MNQ_CORE int64_t ivit_layernorm_factor(int64_t variance) {
   int64_t k = power_of_two(16);
-  for (int step = 0; step < 10; ++step) k = (k + variance / k) >> 1;
+  for (int step = 0; step < 10; ++step) {
+    const int64_t next = (k + variance / k) >> 1;
+    if (next == k) break;  // so would all that follow be
+    k = next;
+  }
   return (power_of_two(31) - 1) / k;
 }
 

@@ -77,7 +77,8 @@ def attention(keys: int, heads: int, depth: int, normalized: bool) -> tuple[str,
 
 SHAPES = [
     *(linear(rows, k, n, residual, least)
-      for rows, k, n in ((1, 1, 1), (65, 100, 70), (130, 192, 33), (7, 63, 129))
+      for rows, k, n in ((1, 1, 1), (65, 100, 70), (130, 192, 33), (7, 63, 129),
+                         (20, 16, 32), (70, 112, 80), (300, 208, 132))
       for residual in (False, True)
       for least in (1, 33)),
     logits(3, 192, 10),

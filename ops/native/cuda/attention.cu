@@ -35,78 +35,173 @@ MNQ_DEVICE uint32_t word_at(const void* memory) {
   return *static_cast<const uint32_t*>(memory);
 }
 
-// Rows [first, first + rows) of codes into shared memory, zeros behind the last row and column.
+// Rows [first, first + rows) of codes into shared memory, zeros behind the last row and column. They
+// are there after a wait for the group and a barrier.
 MNQ_DEVICE void load_rows(const DeviceAttention& job, const Head& here, const int8_t* from,
                           const Steps& steps, int first, int rows, int all, int threads,
                           const AttentionMemory& memory, int8_t* to) {
-  const int columns = memory.query_stride - 16;
-  for (int i = thread(); i < rows * columns; i += threads) {
-    const int row = i / columns, column = i % columns;
-    int8_t code = 0;
-    if (first + row < all && column < job.depth) {
-      code = from[start_of(steps, here) + token(job, here, first + row) * steps.token + column];
+  constexpr int piece = 16;
+  const int pieces = (memory.query_stride - 16) / piece;
+  from += start_of(steps, here);
+  for (int i = thread(); i < rows * pieces; i += threads) {
+    const int row = i / pieces, column = i % pieces * piece;
+    int8_t* target = to + row * memory.query_stride + column;
+    const bool inside = first + row < all && column < job.depth;
+    const int8_t* source = inside ? from + token(job, here, first + row) * steps.token + column : from;
+    if (job.whole) {
+      copy_later(target, source, !inside);
+      continue;
     }
-    to[row * memory.query_stride + column] = code;
+    for (int c = 0; c < piece; ++c) target[c] = inside && column + c < job.depth ? source[c] : 0;
   }
+  end_group();
 }
 
 // Columns [first_column, + attention_depth) of the values of keys [first_key, + attention_keys), a
-// row for each column.
+// row for each column. A thread turns four keys by four columns.
 MNQ_DEVICE void load_values(const DeviceAttention& job, const Head& here, int first_key,
                             int first_column, int threads, const AttentionMemory& memory,
                             int8_t* to) {
-  for (int i = thread(); i < attention_keys * attention_depth; i += threads) {
-    const int key = i / attention_depth, column = i % attention_depth;
-    int8_t code = 0;
-    if (first_key + key < job.keys && first_column + column < job.depth) {
-      code = job.v[start_of(job.key, here) + token(job, here, first_key + key) * job.key.token +
-                   first_column + column];
+  constexpr int fours = attention_depth / 4;
+  const int8_t* from = job.v + start_of(job.key, here);
+  for (int i = thread(); i < attention_keys / 4 * fours; i += threads) {
+    const int key = i / fours * 4, column = first_column + i % fours * 4;
+    uint32_t turned[4] = {};  // of a column each
+    MNQ_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      if (first_key + key + n >= job.keys || column >= job.depth) continue;
+      const int8_t* row = from + token(job, here, first_key + key + n) * job.key.token + column;
+      uint32_t word = 0;
+      if (job.whole) {
+        word = word_at(row);
+      } else {
+        for (int c = 0; c < 4 && column + c < job.depth; ++c) {
+          word |= static_cast<uint32_t>(static_cast<uint8_t>(row[c])) << 8 * c;
+        }
+      }
+      MNQ_UNROLL
+      for (int c = 0; c < 4; ++c) turned[c] |= (word >> 8 * c & 0xff) << 8 * n;
     }
-    to[column * memory.value_stride + key] = code;
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      int8_t* target = to + (i % fours * 4 + c) * memory.value_stride + key;
+      *reinterpret_cast<uint32_t*>(target) = turned[c];
+    }
   }
 }
 
 // The fragment of 16 rows and 32 columns from `memory` on.
 MNQ_DEVICE void load_left(const void* memory, int stride, uint32_t (&left)[4]) {
-  const char* from = static_cast<const char*>(memory) + lane() / 4 * stride + lane() % 4 * 4;
-  for (int r = 0; r < 4; ++r) left[r] = word_at(from + r % 2 * 8 * stride + r / 2 * 16);
+  const char* from = static_cast<const char*>(memory);
+  load_matrices(from + (lane() % 8 + lane() / 8 % 2 * 8) * stride + lane() / 16 * 16, left);
 }
 
-MNQ_DEVICE void load_right(const void* memory, int stride, uint32_t (&right)[2]) {
-  const char* from = static_cast<const char*>(memory) + lane() / 4 * stride + lane() % 4 * 4;
-  for (int r = 0; r < 2; ++r) right[r] = word_at(from + r * 16);
+// The fragments of two times 8 columns, which are rows here, and 32 rows.
+MNQ_DEVICE void load_right(const void* memory, int stride, uint32_t (&right)[2][2]) {
+  const char* from = static_cast<const char*>(memory);
+  uint32_t words[4];
+  load_matrices(from + (lane() % 8 + lane() / 16 * 8) * stride + lane() / 8 % 2 * 16, words);
+  MNQ_UNROLL
+  for (int i = 0; i < 4; ++i) right[i / 2][i % 2] = words[i];
 }
 
-// Line 1 for this warp's rows and the keys of the tile in shared memory.
+// Two codes side by side.
+MNQ_DEVICE void write_two(int8_t* to, int64_t first, int64_t second) {
+  *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>((first & 0xff) | (second & 0xff) << 8);
+}
+
+// Line 1 for this warp's rows and the keys of the tile in shared memory. Keys behind the last get
+// any codes.
 MNQ_DEVICE void score_tile(const DeviceAttention& job, const Head& here, int first_key,
                            const AttentionMemory& memory, const int8_t* q, const int8_t* k,
                            int8_t* scores) {
+  constexpr int key_tiles = attention_keys / 8;
+  int32_t sums[key_tiles][4] = {};
+  q += warp() * warp_rows * memory.query_stride;
+  for (int d = 0; d < memory.query_stride - 16; d += attention_depth) {
+    uint32_t left[4];
+    load_left(q + d, memory.query_stride, left);
+    MNQ_UNROLL
+    for (int j = 0; j < key_tiles; j += 2) {
+      uint32_t right[2][2];
+      load_right(k + j * 8 * memory.query_stride + d, memory.query_stride, right);
+      multiply_add<false>(sums[j], left, right[0]);
+      multiply_add<false>(sums[j + 1], left, right[1]);
+    }
+  }
   const int64_t own = job.score_per_head ? here.head : 0;
   const int32_t m = job.score_m[own], e = job.score_e[own];
   const int64_t plane = job.plane == nullptr ? here.image : job.plane[here.window];
-  for (int j = 0; j < attention_keys; j += 8) {
-    int32_t sums[4] = {};
-    for (int d = 0; d < memory.query_stride - 16; d += attention_depth) {
-      uint32_t left[4], right[2];
-      load_left(q + warp() * warp_rows * memory.query_stride + d, memory.query_stride, left);
-      load_right(k + j * memory.query_stride + d, memory.query_stride, right);
-      multiply_add<false>(sums, left, right);
-    }
-    for (int r = 0; r < 4; ++r) {
-      const int row = warp() * warp_rows + lane() / 4 + r / 2 * 8;
-      const int key = first_key + j + lane() % 4 * 2 + r % 2;
-      const int64_t query = here.first_query + row;
-      if (key >= job.keys || query >= job.queries) continue;
-      const int64_t bias_row = (plane * job.heads + here.head) * job.queries + query;
-      const uint32_t bias = static_cast<uint32_t>(job.bias[place(job.bias_places, bias_row, key)]);
-      const auto z = static_cast<int32_t>(static_cast<uint32_t>(sums[r]) + bias);
-      scores[row * memory.plane_stride + key] =
-          static_cast<int8_t>(clamp(rescale_word(z, m, e), job.score_lo, job.score_hi));
+  MNQ_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp() * warp_rows + lane() / 4 + half * 8;
+    const int64_t query = here.first_query + row;
+    if (query >= job.queries) continue;
+    const int64_t bias_row = (plane * job.heads + here.head) * job.queries + query;
+    const int32_t* bias = job.bias + place(job.bias_places, bias_row, 0);
+    MNQ_UNROLL
+    for (int j = 0; j < key_tiles; ++j) {
+      const int key = first_key + j * 8 + lane() % 4 * 2;
+      int64_t codes[2];
+      MNQ_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        const int at = key + c < job.keys ? key + c : 0;
+        const auto z = static_cast<uint32_t>(sums[j][half * 2 + c]) +
+                       static_cast<uint32_t>(bias[at * job.bias_places.column_step]);
+        codes[c] = clamp(rescale_word(static_cast<int32_t>(z), m, e), job.score_lo, job.score_hi);
+      }
+      write_two(scores + row * memory.plane_stride + key, codes[0], codes[1]);
     }
   }
 }
 
 MNQ_DEVICE int64_t factor_of(int64_t divisor) { return power_of_two(31) / divisor; }
+
+// Calls f(first, count, codes) with four codes of a row, `count` of them keys, for this lane's share.
+template <class F>
+MNQ_DEVICE void by_fours(const DeviceAttention& job, const int8_t* row, F&& f) {
+  for (int first = lane() * 4; first < job.keys; first += warp_size * 4) {
+    const uint32_t word = word_at(row + first);
+    int codes[4];
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) codes[c] = static_cast<int8_t>(word >> 8 * c & 0xff);
+    f(first, job.keys - first < 4 ? job.keys - first : 4, codes);
+  }
+}
+
+// Calls f(distance) for every key of this lane's share, and sums in the warp what it returns.
+template <class F>
+MNQ_DEVICE int64_t sum_row(const DeviceAttention& job, const int8_t* row, int top, F&& f) {
+  int64_t sum = 0;
+  by_fours(job, row, [&](int, int count, const int(&codes)[4]) {
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) sum += c < count ? static_cast<int64_t>(f(top - codes[c])) : 0;
+  });
+  return warp_sum(sum);
+}
+
+// Puts f(distance) in the place of every score: 8 bits, or 16 in two planes.
+template <class F>
+MNQ_DEVICE void weigh_row(const DeviceAttention& job, const AttentionMemory& memory, int8_t* row,
+                          int top, F&& f) {
+  int8_t* high = row + memory.rows * memory.plane_stride;
+  by_fours(job, row, [&](int first, int count, const int(&codes)[4]) {
+    uint32_t low_word = 0, high_word = 0;
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const uint32_t weight = c < count ? static_cast<uint32_t>(f(top - codes[c])) : 0;
+      low_word |= (weight & 0xff) << 8 * c;
+      high_word |= (weight >> 8 & 0xff) << 8 * c;
+    }
+    *reinterpret_cast<uint32_t*>(row + first) = low_word;
+    if (memory.planes == 2) *reinterpret_cast<uint32_t*>(high + first) = high_word;
+  });
+  const int behind = (job.keys + 3) / 4 * 4;
+  for (int i = behind + lane(); i < memory.plane_stride - 16; i += warp_size) {
+    row[i] = 0;
+    if (memory.planes == 2) high[i] = 0;
+  }
+}
 
 // Line 2 for one row of scores, which becomes one or two rows of weights; line 4's factor.
 MNQ_DEVICE int64_t soften_row(const DeviceAttention& job, const Head& here,
@@ -114,70 +209,51 @@ MNQ_DEVICE int64_t soften_row(const DeviceAttention& job, const Head& here,
   const DeviceSoftmax& softmax = job.softmax;
   const int64_t first = softmax.per_head ? here.head * distances : 0;
   int top = -128;
-  for (int i = lane(); i < job.keys; i += warp_size) top = row[i] > top ? row[i] : top;
+  by_fours(job, row, [&](int, int count, const int(&codes)[4]) {
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) top = c < count && codes[c] > top ? codes[c] : top;
+  });
   top = warp_max(top);
-  uint8_t* low = reinterpret_cast<uint8_t*>(row);
-  uint8_t* high = low + memory.rows * memory.plane_stride;
-  int64_t factor = 1;
   if (softmax.kind == Softmax::table) {
-    int64_t sum = 0;
-    for (int i = lane(); i < job.keys; i += warp_size) {
-      low[i] = softmax.weights[first + top - row[i]];
-      sum += low[i];
-    }
-    factor = factor_of(warp_sum(sum));
-  } else if (softmax.kind == Softmax::scaled) {
-    int64_t sum = 0;
-    for (int i = lane(); i < job.keys; i += warp_size) {
-      sum += softmax.numerators[first + top - row[i]];
-    }
-    const auto total = static_cast<uint64_t>(warp_sum(sum));
+    const uint8_t* weights = softmax.weights + first;
+    const auto weight = [=](int distance) { return weights[distance]; };
+    const int64_t sum = sum_row(job, row, top, weight);
+    weigh_row(job, memory, row, top, weight);
+    return factor_of(sum);
+  }
+  if (softmax.kind == Softmax::scaled) {
+    const uint32_t* numerators = softmax.numerators + first;
+    const auto total = static_cast<uint64_t>(
+        sum_row(job, row, top, [=](int distance) { return numerators[distance]; }));
     const uint64_t f =
         softmax.dividend / (total < softmax.largest_sum ? total : softmax.largest_sum);
-    for (int i = lane(); i < job.keys; i += warp_size) {
-      const uint64_t p = (softmax.numerators[first + top - row[i]] * f) >> 16;
-      low[i] = static_cast<uint8_t>(p);
-      high[i] = static_cast<uint8_t>(p >> 8);
-    }
-  } else {
-    int64_t sum = 0;
-    for (int i = lane(); i < job.keys; i += warp_size) sum += softmax.exps[first + top - row[i]];
-    sum = warp_sum(sum);
-    int64_t least_log = fqvit_never;
-    for (int i = lane(); i < job.keys; i += warp_size) {
-      least_log = least(least_log, negative_log2(sum, softmax.exps[first + top - row[i]]));
-    }
-    least_log = -warp_max(-least_log);
-    for (int i = lane(); i < job.keys; i += warp_size) {
-      const int64_t log = negative_log2(sum, softmax.exps[first + top - row[i]]);
-      if (softmax.kind == Softmax::log2) {
-        const int64_t behind = log - least_log;
-        low[i] = behind < deferred_levels ? static_cast<uint8_t>(128 >> behind) : 0;
-      } else {
-        const int64_t code = fqvit_softmax_code(log);
-        const int64_t p = code == fqvit_zero_code ? 0 : power_of_two(15 - code);
-        low[i] = static_cast<uint8_t>(p);
-        high[i] = static_cast<uint8_t>(p >> 8);
-      }
-    }
-    if (softmax.kind == Softmax::log2) {
-      factor = least_log + 7 > 31 ? 0 : factor_of(power_of_two(least_log + 7));
-    }
+    weigh_row(job, memory, row, top,
+              [=](int distance) { return (numerators[distance] * f) >> 16; });
+    return 1;
   }
-  for (int i = job.keys + lane(); i < memory.plane_stride - 16; i += warp_size) {
-    low[i] = 0;
-    if (memory.planes == 2) high[i] = 0;
+  const int64_t* exps = softmax.exps + first;
+  const int64_t sum = sum_row(job, row, top, [=](int distance) { return exps[distance]; });
+  if (softmax.kind == Softmax::scaled_log2) {
+    weigh_row(job, memory, row, top, [=](int distance) {
+      const int64_t code = fqvit_softmax_code(negative_log2(sum, exps[distance]));
+      return code == fqvit_zero_code ? 0 : power_of_two(15 - code);
+    });
+    return 1;
   }
-  return factor;
+  const int64_t least_log = negative_log2(sum, exps[0]);  // of the largest: its distance is 0
+  weigh_row(job, memory, row, top, [=](int distance) {
+    const int64_t behind = negative_log2(sum, exps[distance]) - least_log;
+    return behind < deferred_levels ? 128 >> behind : 0;
+  });
+  return least_log + 7 > 31 ? 0 : factor_of(power_of_two(least_log + 7));
 }
 
 // Lines 4 and 5.
-MNQ_DEVICE int8_t finish(const DeviceAttention& job, int32_t low, int32_t high, int64_t factor) {
+MNQ_DEVICE int64_t finish(const DeviceAttention& job, int32_t low, int32_t high, int64_t factor) {
   const int64_t u = has_two_planes(job.softmax.kind)
                         ? low + 256 * static_cast<int64_t>(high)
                         : (low * factor + (1 << 15)) >> 16;
-  return static_cast<int8_t>(
-      clamp(rescale_word(static_cast<int32_t>(u), job.m, job.e), job.lo, job.hi));
+  return clamp(rescale_word(static_cast<int32_t>(u), job.m, job.e), job.lo, job.hi);
 }
 
 // Line 3 for columns [first_column, + attention_depth) of the output, and what follows it.
@@ -191,32 +267,48 @@ MNQ_DEVICE void weigh_values(const DeviceAttention& job, const Head& here, int f
     load_values(job, here, first_key, first_column, threads, memory, tile);
     sync_block();
     for (int key = 0; key < attention_keys; key += 32) {
-      for (int plane = 0; plane < memory.planes; ++plane) {
+      uint32_t right[column_tiles / 2][2][2];
+      MNQ_UNROLL
+      for (int j = 0; j < column_tiles / 2; ++j) {
+        load_right(tile + j * 16 * memory.value_stride + key, memory.value_stride, right[j]);
+      }
+      MNQ_UNROLL
+      for (int plane = 0; plane < 2; ++plane) {
+        if (plane == memory.planes) break;
         uint32_t left[4];
         const int row = plane * memory.rows + warp() * warp_rows;
         load_left(planes + row * memory.plane_stride + first_key + key, memory.plane_stride, left);
+        MNQ_UNROLL
         for (int j = 0; j < column_tiles; ++j) {
-          uint32_t right[2];
-          load_right(tile + j * 8 * memory.value_stride + key, memory.value_stride, right);
-          multiply_add<true>(sums[plane][j], left, right);
+          multiply_add<true>(sums[plane][j], left, right[j / 2][j % 2]);
         }
       }
     }
   }
-  for (int j = 0; j < column_tiles; ++j) {
-    for (int r = 0; r < 4; ++r) {
-      const int row = warp() * warp_rows + lane() / 4 + r / 2 * 8;
-      const int column = first_column + j * 8 + lane() % 4 * 2 + r % 2;
-      const int64_t query = here.first_query + row;
-      if (query >= job.queries || column >= job.depth) continue;
-      job.y[start_of(job.out, here) + token(job, here, query) * job.out.token + column] =
-          finish(job, sums[0][j][r], sums[1][j][r], factors[row]);
+  MNQ_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp() * warp_rows + lane() / 4 + half * 8;
+    const int64_t query = here.first_query + row;
+    if (query >= job.queries) continue;
+    int8_t* y = job.y + start_of(job.out, here) + token(job, here, query) * job.out.token;
+    MNQ_UNROLL
+    for (int j = 0; j < column_tiles; ++j) {
+      const int column = first_column + j * 8 + lane() % 4 * 2;
+      const int r = half * 2;
+      const int64_t first = finish(job, sums[0][j][r], sums[1][j][r], factors[row]);
+      const int64_t second = finish(job, sums[0][j][r + 1], sums[1][j][r + 1], factors[row]);
+      if (job.whole) {
+        if (column < job.depth) write_two(y + column, first, second);
+        continue;
+      }
+      if (column < job.depth) y[column] = static_cast<int8_t>(first);
+      if (column + 1 < job.depth) y[column + 1] = static_cast<int8_t>(second);
     }
   }
 }
 
 template <int warps>
-MNQ_KERNEL attention_kernel(DeviceAttention job, AttentionMemory memory) {
+MNQ_KERNEL_OF(warps * warp_size) attention_kernel(DeviceAttention job, AttentionMemory memory) {
   constexpr int threads = warps * warp_size;
   auto* q = reinterpret_cast<int8_t*>(shared_memory());
   int8_t *tile = q + memory.tile_at, *scores = q + memory.planes_at;
@@ -228,6 +320,7 @@ MNQ_KERNEL attention_kernel(DeviceAttention job, AttentionMemory memory) {
     sync_block();
     load_rows(job, here, job.k, job.key, first_key, attention_keys, job.keys, threads, memory,
               tile);
+    wait_for_groups<0>();
     sync_block();
     score_tile(job, here, first_key, memory, q, tile, scores);
   }
@@ -305,6 +398,8 @@ class AttentionOnDevice : public DeviceKernel {
       job.query = job.key = {tokens * 3 * width, shape[4], 3 * width};
       job.out = {tokens * width, shape[4], width};
     }
+    job.whole = job.depth % 16 == 0 && aligned(job.q) && aligned(job.k) && aligned(job.v) &&
+                aligned(job.y);
     const int64_t planes = job.plane == nullptr ? job.images : bias_shape_[0];
     const Shape scores{planes, job.heads, job.queries, job.keys};
     job.bias_places = places_of(RowBroadcast("bias", bias_shape_, scores));

@@ -28,6 +28,7 @@ struct DeviceAttention {
   Steps query, key, out;
   int64_t images, windows, heads;
   int queries, keys, depth;
+  bool whole;  // rows are whole pieces of 16 bytes, and lie so in memory
   const int64_t* order;  // (windows, keys); null: tokens follow each other, and windows is 1
   const int64_t* plane;  // of the bias, by window; null: by image
   const int32_t* bias;

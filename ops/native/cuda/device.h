@@ -10,6 +10,8 @@
 
 #define MNQ_DEVICE __device__ static __forceinline__
 #define MNQ_KERNEL __global__ void
+#define MNQ_KERNEL_OF(threads) __global__ void __launch_bounds__(threads)
+#define MNQ_UNROLL _Pragma("unroll")  // arrays that a loop indexes stay in registers
 
 namespace mnq {
 
@@ -31,6 +33,34 @@ MNQ_DEVICE char* shared_memory() {
 template <class T>
 MNQ_DEVICE T from_lane_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+MNQ_DEVICE unsigned shared_address(const void* shared) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// Starts to copy 16 bytes into shared memory, or 16 zeros; both ends are multiples of 16.
+MNQ_DEVICE void copy_later(void* shared, const void* from, bool zeros) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(from), "r"(zeros ? 0 : 16));
+}
+
+// The copies that this thread has started since the last call are a group.
+MNQ_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for this thread's groups but the last `but`; others see them after a barrier.
+template <int but>
+MNQ_DEVICE void wait_for_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(but) : "memory");
+}
+
+// Four matrices of 8 rows of 16 bytes in shared memory: lane l gives the address of row l % 8 of
+// matrix l / 8, and gets bytes 4 (l % 4) to + 3 of row l / 4 of every matrix.
+MNQ_DEVICE void load_matrices(const void* row, uint32_t (&words)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row))
+               : "memory");
 }
 
 // c += a b of the tensor cores, m16n8k32: each lane holds parts as PTX describes them. `a` is

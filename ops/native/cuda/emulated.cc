@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -33,6 +34,12 @@ struct Warp {
   char shown[2][lanes * shown_bytes];  // of this exchange, and of the last one
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  bool zeros;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -40,6 +47,7 @@ struct Fiber {
   uint64_t generation = 0;
   uint64_t exchanges = 0;
   bool done = false;
+  std::deque<std::vector<Copy>> groups;  // the last one is not ended yet
 };
 
 // One block at a time.
@@ -94,6 +102,7 @@ void run_block(size_t shared_bytes) {
     fiber.waits = nullptr;
     fiber.done = false;
     fiber.exchanges = 0;
+    fiber.groups.assign(1, {});
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;
@@ -130,6 +139,30 @@ const char* exchange(const void* value, size_t bytes) {
   std::memcpy(shown + shown_bytes * (here.thread % lanes), value, bytes);
   wait_for_warp();
   return shown;
+}
+
+void copy_later(void* to, const void* from, bool zeros) {
+  const auto odd = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 != 0; };
+  if (odd(to) || (!zeros && odd(from))) {
+    std::fputs("emulated block: a copy of 16 bytes that is not aligned\n", stderr);
+    std::abort();
+  }
+  running().groups.back().push_back({to, from, zeros});
+}
+
+void end_group() { running().groups.emplace_back(); }
+
+void wait_for_groups(size_t but) {
+  auto& groups = running().groups;
+  for (; groups.size() - 1 > but; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) {
+      if (copy.zeros) {
+        std::memset(copy.to, 0, 16);
+      } else {
+        std::memcpy(copy.to, copy.from, 16);
+      }
+    }
+  }
 }
 
 void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user) {

@@ -1,8 +1,9 @@
 // Device code on the host, to test kernels where there is no GPU: every thread of a block is a
 // fiber, and runs until a barrier that the others have not reached. Blocks run one by one.
 //
-// What a GPU would get wrong is an error here: a barrier that some threads never reach ends the
-// process. Data races between barriers are not found.
+// What a GPU would get wrong is wrong here: a barrier that some threads never reach ends the process,
+// and copies into shared memory arrive when they are waited for, not before. Data races between
+// barriers are not found.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,8 @@
 
 #define MNQ_DEVICE static inline __attribute__((unused))
 #define MNQ_KERNEL void
+#define MNQ_KERNEL_OF(threads) void
+#define MNQ_UNROLL
 
 namespace mnq {
 
@@ -33,6 +36,11 @@ constexpr size_t shown_bytes = 32;
 // at the result + shown_bytes * i until the next call.
 const char* exchange(const void* value, size_t bytes);
 
+// Copies of this thread, in groups; nothing is copied before wait_for_groups().
+void copy_later(void* to, const void* from, bool zeros);
+void end_group();
+void wait_for_groups(size_t but);
+
 // Calls body(user) on all threads of all blocks.
 void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user);
 
@@ -52,6 +60,24 @@ MNQ_DEVICE T from_lane_xor(T value, int mask) {
   T other;
   std::memcpy(&other, shown + emulated::shown_bytes * ((thread() % 32) ^ mask), sizeof other);
   return other;
+}
+
+MNQ_DEVICE void copy_later(void* shared, const void* from, bool zeros) {
+  emulated::copy_later(shared, from, zeros);
+}
+MNQ_DEVICE void end_group() { emulated::end_group(); }
+template <int but>
+MNQ_DEVICE void wait_for_groups() {
+  emulated::wait_for_groups(but);
+}
+
+MNQ_DEVICE void load_matrices(const void* row, uint32_t (&words)[4]) {
+  const char* shown = emulated::exchange(&row, sizeof row);
+  for (int i = 0; i < 4; ++i) {
+    const char* from;
+    std::memcpy(&from, shown + emulated::shown_bytes * (8 * i + thread() % 32 / 4), sizeof from);
+    std::memcpy(&words[i], from + thread() % 4 * 4, sizeof words[i]);
+  }
 }
 
 // The fragments of m16n8k32 (PTX ISA, "Matrix fragments for mma.m16n8k32"): of a, register r of lane

@@ -41,6 +41,20 @@ MNQ_KERNEL gelu_kernel(const int8_t* q, int64_t elements, const void* table, Typ
   if (i < elements) look_up(table, type, q[i] + 128, y, i);
 }
 
+// Sixteen bytes at a time, with the table at hand. y may be q.
+MNQ_KERNEL_OF(element_threads) byte_gelu_kernel(const int8_t* q, int64_t pieces,
+                                                const int8_t* table, int8_t* y) {
+  auto* near = reinterpret_cast<int8_t*>(shared_memory());
+  for (int64_t i = thread(); i < all_codes; i += element_threads) near[i] = table[i];
+  sync_block();
+  const int64_t i = own_element();
+  if (i >= pieces) return;
+  Bytes piece = reinterpret_cast<const Bytes*>(q)[i];
+  MNQ_UNROLL
+  for (int c = 0; c < 16; ++c) piece.of[c] = near[piece.of[c] + 128];
+  reinterpret_cast<Bytes*>(y)[i] = piece;
+}
+
 MNQ_KERNEL row_gelu_kernel(const int8_t* q, int64_t rows, int64_t columns, const void* table,
                            Type type, void* y) {
   const int64_t row = own_row();
@@ -53,6 +67,37 @@ MNQ_KERNEL row_gelu_kernel(const int8_t* q, int64_t rows, int64_t columns, const
   top = warp_max(top);
   for (int64_t i = lane(); i < columns; i += warp_size) {
     look_up(table, type, (top + 128) * all_codes + q[first + i] + 128, y, first + i);
+  }
+}
+
+// The same for rows of whole words. y may be q: a lane reads what it writes, and no other.
+MNQ_KERNEL_OF(row_warps* warp_size) byte_row_gelu_kernel(const int8_t* q, int64_t rows,
+                                                         int64_t columns, const int8_t* table,
+                                                         int8_t* y) {
+  const int64_t row = own_row();
+  if (row >= rows) return;
+  const int64_t words = columns / 4;
+  const auto* from = reinterpret_cast<const uint32_t*>(q + row * columns);
+  auto* to = reinterpret_cast<uint32_t*>(y + row * columns);
+  int top = -128;
+  for (int64_t i = lane(); i < words; i += warp_size) {
+    const uint32_t word = from[i];
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const int code = static_cast<int8_t>(word >> 8 * c & 0xff);
+      top = code > top ? code : top;
+    }
+  }
+  table += (warp_max(top) + 128) * all_codes + 128;
+  for (int64_t i = lane(); i < words; i += warp_size) {
+    const uint32_t word = from[i];
+    uint32_t found = 0;
+    MNQ_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const int8_t code = table[static_cast<int8_t>(word >> 8 * c & 0xff)];
+      found |= static_cast<uint32_t>(static_cast<uint8_t>(code)) << 8 * c;
+    }
+    to[i] = found;
   }
 }
 
@@ -72,14 +117,27 @@ class DeviceGelu : public DeviceKernel {
     const auto* q = inputs[0].as<int8_t>();
     const Shape& shape = inputs[0].shape;
     const int64_t elements = count(shape);
-    const void* table = to_ == Type::int8 ? static_cast<const void*>(bytes_.data()) : words_.data();
     if (elements == 0) return;
-    if (!rows_) {
-      launch(gelu_kernel, by_element(elements), context.stream(), q, elements, table, to_, output);
-      return;
+    void* const stream = context.stream();
+    const int64_t columns = shape.empty() ? 1 : shape.back(), rows = elements / columns;
+    const bool bytes = to_ == Type::int8 && aligned(q) && aligned(output);
+    if (bytes && !rows_ && elements % 16 == 0) {
+      Launch where = by_element(elements / 16);
+      where.shared = all_codes;
+      launch(byte_gelu_kernel, where, stream, q, elements / 16, bytes_.data(),
+             static_cast<int8_t*>(output));
+    } else if (bytes && rows_ && columns % 4 == 0) {
+      launch(byte_row_gelu_kernel, by_row(rows), stream, q, rows, columns, bytes_.data(),
+             static_cast<int8_t*>(output));
+    } else {
+      const void* table =
+          to_ == Type::int8 ? static_cast<const void*>(bytes_.data()) : words_.data();
+      if (rows_) {
+        launch(row_gelu_kernel, by_row(rows), stream, q, rows, columns, table, to_, output);
+      } else {
+        launch(gelu_kernel, by_element(elements), stream, q, elements, table, to_, output);
+      }
     }
-    const int64_t columns = shape.back(), rows = elements / columns;
-    launch(row_gelu_kernel, by_row(rows), context.stream(), q, rows, columns, table, to_, output);
   }
 
  private:

@@ -24,6 +24,12 @@ std::string lacking() {
   return "expected a GPU of compute capability 8.0 or newer, found " + std::to_string(major) + "." +
          std::to_string(minor) + "; use the CPU";
 }
+int processors() {
+  int device = 0, found = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device));
+  return found;
+}
 void* get(size_t bytes) {
   void* memory = nullptr;
   check_cuda(cudaMalloc(&memory, bytes));
@@ -38,6 +44,7 @@ void copy_out(void* to, const void* from, size_t bytes) {
 }
 #else
 std::string lacking() { return ""; }
+int processors() { return 2; }  // so few that small products take large tiles too
 void* get(size_t bytes) { return ::operator new(bytes, std::align_val_t{256}); }
 void release(void* memory) noexcept { ::operator delete(memory, std::align_val_t{256}); }
 void copy_in(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }

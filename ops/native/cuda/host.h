@@ -17,6 +17,7 @@ namespace mnq {
 // Device memory, which lives as long as a kernel. Throws if there is none left.
 namespace device {
 std::string lacking();  // why no kernel runs on the current one; empty if kernels do
+int processors();       // of the current one
 void* get(size_t bytes);
 void release(void* memory) noexcept;
 void copy_in(void* to, const void* from, size_t bytes);   // and waits
@@ -158,6 +159,19 @@ class DeviceKernel : public Kernel {
  private:
   std::unique_ptr<Kernel> contract_;
 };
+
+// Numbers that one thread moves at a time.
+struct alignas(16) Bytes {
+  int8_t of[16];
+};
+struct alignas(16) Words {
+  int32_t of[4];
+};
+struct alignas(8) Halves {
+  int16_t of[4];
+};
+
+inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
 // A pointer to integers of 8, 16 or 32 bits, for device code.
 struct Integers {

@@ -1,12 +1,12 @@
-// A block makes a tile of 64 x 64: four warps of 32 x 32 each, in steps of 64 along k. While a step
-// is multiplied, the next one is on its way from memory to registers.
+// A block makes a tile of the product, a warp a part of it, in steps along k. Copies of the next steps
+// are on their way into shared memory while one is multiplied.
 #include "ops/native/cuda/rescale.h"
 #include "ops/native/cuda/rows.h"
 
 namespace mnq {
 namespace {
 
-// y = clamp(rescale(a b + bias) [+ rescale(r]), lo, hi) for `batches` of `rows` rows, all of which
+// y = clamp(rescale(a b + bias) [+ rescale(r)], lo, hi) for `batches` of `rows` rows, all of which
 // count as one sequence of rows where operands broadcast.
 struct ProductJob {
   const int8_t* a;  // (batches, rows, k)
@@ -22,121 +22,226 @@ struct ProductJob {
   Codes y;
 };
 
-constexpr int tile = 64;           // rows, columns and depth of a block's step
-constexpr int stride = tile + 16;  // bytes of a row in shared memory: its banks do not collide
-constexpr int threads = 128;
-constexpr int pieces = tile * tile / 16 / threads;  // of 16 bytes, of each operand and thread
-constexpr int row_tiles = 2, column_tiles = 4;      // of 16 x 8, of a warp
+constexpr int depth = 64;           // of a step
+constexpr int stride = depth + 16;  // bytes of a row in shared memory: its banks do not collide
+constexpr int piece = 16;           // bytes of a copy, codes of a row that one thread finishes
 
-struct alignas(16) Piece {
-  int8_t bytes[16];
+template <int rows_, int columns_, int row_warps_, int column_warps_, int stages_>
+struct Tile {
+  static constexpr int rows = rows_, columns = columns_, stages = stages_;
+  static constexpr int row_warps = row_warps_, column_warps = column_warps_;
+  static constexpr int threads = row_warps * column_warps * warp_size;
+  static constexpr int warp_rows = rows / row_warps, warp_columns = columns / column_warps;
+  static constexpr int row_tiles = warp_rows / 16, column_tiles = warp_columns / 8;
+  static constexpr int stage_bytes = (rows + columns) * stride;
+  static constexpr int sums_stride = warp_columns + 4;  // numbers of a row of sums
+  static constexpr int sums_bytes = row_warps * column_warps * 16 * sums_stride * 4;
+  static constexpr size_t shared =
+      stages * stage_bytes > sums_bytes ? stages * stage_bytes : sums_bytes;
 };
+using Large = Tile<128, 128, 2, 4, 3>;
+using Medium = Tile<64, 64, 2, 2, 4>;
+using Small = Tile<32, 32, 2, 2, 4>;
 
-// Piece i of this thread: its row of the tile, and its first column.
-MNQ_DEVICE int piece_row(int i) { return (thread() + i * threads) / (tile / 16); }
-MNQ_DEVICE int piece_column(int i) { return (thread() + i * threads) % (tile / 16) * 16; }
-
-MNQ_DEVICE Piece load_a(const ProductJob& job, const int8_t* a, int64_t row, int k) {
-  Piece piece = {};
-  if (row >= job.rows) return piece;
-  const int8_t* from = a + row * job.k + k;
-  if (job.k % 16 == 0) {
-    if (k < job.k) piece = *reinterpret_cast<const Piece*>(from);
-  } else {
-    for (int i = 0; i < 16 && k + i < job.k; ++i) piece.bytes[i] = from[i];
+// Bytes [k, k + 16) of a row of `a`, where that is not whole pieces.
+MNQ_DEVICE Bytes read_a(const ProductJob& job, const int8_t* a, int64_t row, int k) {
+  Bytes bytes = {};
+  for (int i = 0; row < job.rows && i < piece && k + i < job.k; ++i) {
+    bytes.of[i] = a[row * job.k + k + i];
   }
-  return piece;
+  return bytes;
 }
 
-MNQ_DEVICE Piece load_b(const ProductJob& job, const int8_t* b, int64_t column, int k) {
-  if (job.packed) return *reinterpret_cast<const Piece*>(b + column * job.k_padded + k);
-  Piece piece = {};
-  if (column >= job.columns) return piece;
-  for (int i = 0; i < 16 && k + i < job.k; ++i) {
-    piece.bytes[i] = b[static_cast<int64_t>(k + i) * job.columns + column];
+MNQ_DEVICE Bytes read_b(const ProductJob& job, const int8_t* b, int64_t column, int k) {
+  Bytes bytes = {};
+  for (int i = 0; column < job.columns && i < piece && k + i < job.k; ++i) {
+    bytes.of[i] = b[static_cast<int64_t>(k + i) * job.columns + column];
   }
-  return piece;
+  return bytes;
 }
 
-MNQ_DEVICE uint32_t word(const int8_t* shared, int row, int column) {
-  return *reinterpret_cast<const uint32_t*>(shared + row * stride + column);
+// Step k of both operands into `shared`, where it is after a wait for the group and a barrier.
+// whole: rows of `a` are whole pieces, and `b` is packed.
+template <class T, bool whole>
+MNQ_DEVICE void load_step(const ProductJob& job, const int8_t* a, const int8_t* b,
+                          int64_t first_row, int64_t first_column, int k, int8_t* shared) {
+  constexpr int pieces = depth / piece;  // of a row
+  MNQ_UNROLL
+  for (int i = thread(); i < T::rows * pieces; i += T::threads) {
+    const int64_t row = first_row + i / pieces;
+    const int from = k + i % pieces * piece;
+    int8_t* to = shared + i / pieces * stride + i % pieces * piece;
+    if (whole) {
+      const bool inside = row < job.rows && from < job.k;
+      copy_later(to, inside ? a + row * job.k + from : a, !inside);
+    } else {
+      *reinterpret_cast<Bytes*>(to) = read_a(job, a, row, from);
+    }
+  }
+  shared += T::rows * stride;
+  MNQ_UNROLL
+  for (int i = thread(); i < T::columns * pieces; i += T::threads) {
+    const int64_t column = first_column + i / pieces;
+    const int from = k + i % pieces * piece;
+    int8_t* to = shared + i / pieces * stride + i % pieces * piece;
+    if (job.packed) {
+      copy_later(to, b + column * job.k_padded + from, false);
+    } else {
+      *reinterpret_cast<Bytes*>(to) = read_b(job, b, column, from);
+    }
+  }
 }
 
-// The products of one step, from shared memory.
-MNQ_DEVICE void multiply_step(const int8_t* a, const int8_t* b,
-                              int32_t (&sums)[row_tiles][column_tiles][4]) {
-  const int first_row = warp() / 2 * 32, first_column = warp() % 2 * 32;
-  const int group = lane() / 4, part = lane() % 4 * 4;
-  for (int k = 0; k < tile; k += 32) {
-    uint32_t left[row_tiles][4], right[column_tiles][2];
-    for (int i = 0; i < row_tiles; ++i) {
-      for (int r = 0; r < 4; ++r) {
-        left[i][r] = word(a, first_row + i * 16 + group + r % 2 * 8, k + part + r / 2 * 16);
+template <class T>
+using Sums = int32_t[T::row_tiles][T::column_tiles][4];
+
+// This warp's products of one step.
+template <class T>
+MNQ_DEVICE void multiply_step(const int8_t* shared, Sums<T>& sums) {
+  const int8_t* a = shared + warp() / T::column_warps * T::warp_rows * stride;
+  const int8_t* b = shared + (T::rows + warp() % T::column_warps * T::warp_columns) * stride;
+  const int within = lane() % 8;
+  a += (within + lane() / 8 % 2 * 8) * stride + lane() / 16 * 16;
+  b += (within + lane() / 16 * 8) * stride + lane() / 8 % 2 * 16;
+  MNQ_UNROLL
+  for (int k = 0; k < depth; k += 32) {
+    uint32_t left[T::row_tiles][4], right[T::column_tiles / 2][4];
+    MNQ_UNROLL
+    for (int i = 0; i < T::row_tiles; ++i) load_matrices(a + i * 16 * stride + k, left[i]);
+    MNQ_UNROLL
+    for (int j = 0; j < T::column_tiles / 2; ++j) load_matrices(b + j * 16 * stride + k, right[j]);
+    MNQ_UNROLL
+    for (int i = 0; i < T::row_tiles; ++i) {
+      MNQ_UNROLL
+      for (int j = 0; j < T::column_tiles; ++j) {
+        const uint32_t(&pair)[4] = right[j / 2];
+        const uint32_t own[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
+        multiply_add<false>(sums[i][j], left[i], own);
       }
     }
-    for (int j = 0; j < column_tiles; ++j) {
-      for (int r = 0; r < 2; ++r) {
-        right[j][r] = word(b, first_column + j * 8 + group, k + part + r * 16);
-      }
-    }
-    for (int i = 0; i < row_tiles; ++i) {
-      for (int j = 0; j < column_tiles; ++j) multiply_add<false>(sums[i][j], left[i], right[j]);
-    }
   }
 }
 
-// What follows the sum at (row, column) of a batch.
+MNQ_CORE int32_t wrapping_sum(int32_t a, int32_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+}
+
+// What follows the sum at (row, column) of all rows.
 MNQ_DEVICE void finish(const ProductJob& job, int64_t row, int64_t column, int32_t sum) {
-  const uint32_t bias = static_cast<uint32_t>(job.bias[place(job.bias_places, row, column)]);
-  const auto z = static_cast<int32_t>(static_cast<uint32_t>(sum) + bias);  // wraps
+  const int32_t z = wrapping_sum(sum, job.bias[place(job.bias_places, row, column)]);
   int64_t code = rescale_at(z, job.scale, row, column);
   const int64_t at = row * job.columns + column;
   if (job.r.data != nullptr) code += rescale_at(read(job.r, at), job.residual_scale, row, column);
   write(job.y, at, code);
 }
 
-MNQ_KERNEL product_kernel(ProductJob job) {
-  auto* a_shared = reinterpret_cast<int8_t*>(shared_memory());
-  int8_t* b_shared = a_shared + tile * stride;
-  const int64_t first_column = block_x() * tile, first_row = block_y() * tile, batch = block_z();
-  const int8_t* a = job.a + batch * job.rows * job.k;
-  const int8_t* b = job.packed ? job.b : job.b + batch * job.k * job.columns;
-  Piece a_next[pieces], b_next[pieces];
-  const auto load = [&](int k) {
-    for (int i = 0; i < pieces; ++i) {
-      a_next[i] = load_a(job, a, first_row + piece_row(i), k + piece_column(i));
-      b_next[i] = load_b(job, b, first_column + piece_row(i), k + piece_column(i));
-    }
-  };
-  int32_t sums[row_tiles][column_tiles][4] = {};
-  load(0);
-  for (int k = 0; k < job.k; k += tile) {
-    for (int i = 0; i < pieces; ++i) {
-      const int at = piece_row(i) * stride + piece_column(i);
-      *reinterpret_cast<Piece*>(a_shared + at) = a_next[i];
-      *reinterpret_cast<Piece*>(b_shared + at) = b_next[i];
-    }
-    sync_block();
-    if (k + tile < job.k) load(k + tile);
-    multiply_step(a_shared, b_shared, sums);
-    sync_block();
+MNQ_DEVICE Words words_at(const int32_t* from) { return *reinterpret_cast<const Words*>(from); }
+
+// The same for four columns whose constants stand side by side.
+MNQ_DEVICE void finish_four(const ProductJob& job, int64_t row, int64_t column, const Words& sums) {
+  const Words bias = words_at(job.bias + column);
+  const Words m = words_at(job.scale.m + column), e = words_at(job.scale.e + column);
+  const int64_t at = row * job.columns + column;
+  int64_t codes[4];
+  MNQ_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    codes[i] = rescale_word(wrapping_sum(sums.of[i], bias.of[i]), m.of[i], e.of[i]);
   }
-  for (int i = 0; i < row_tiles; ++i) {
-    for (int j = 0; j < column_tiles; ++j) {
+  if (job.r.data != nullptr) {
+    const Words m_r = words_at(job.residual_scale.m + column);
+    const Words e_r = words_at(job.residual_scale.e + column);
+    MNQ_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      codes[i] += rescale_word(static_cast<int32_t>(read(job.r, at + i)), m_r.of[i], e_r.of[i]);
+    }
+  }
+  Words words;
+  MNQ_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    words.of[i] = static_cast<int32_t>(clamp(codes[i], job.y.lo, job.y.hi));
+  }
+  if (job.y.type == Type::int8) {
+    const uint32_t packed = (words.of[0] & 0xff) | (words.of[1] & 0xff) << 8 |
+                            (words.of[2] & 0xff) << 16 | static_cast<uint32_t>(words.of[3]) << 24;
+    *reinterpret_cast<uint32_t*>(static_cast<int8_t*>(job.y.data) + at) = packed;
+  } else if (job.y.type == Type::int16) {
+    Halves halves;
+    MNQ_UNROLL
+    for (int i = 0; i < 4; ++i) halves.of[i] = static_cast<int16_t>(words.of[i]);
+    *reinterpret_cast<Halves*>(static_cast<int16_t*>(job.y.data) + at) = halves;
+  } else {
+    *reinterpret_cast<Words*>(static_cast<int32_t*>(job.y.data) + at) = words;
+  }
+}
+
+// What follows this warp's sums. Fragments go through shared memory, so that a quad of lanes writes
+// 16 columns side by side.
+template <class T, bool whole>
+MNQ_DEVICE void finish_tile(const ProductJob& job, const Sums<T>& sums, int64_t first_row,
+                            int64_t first_column, int32_t* shared) {
+  first_row += warp() / T::column_warps * T::warp_rows;
+  first_column += warp() % T::column_warps * T::warp_columns;
+  const int64_t before = block_z() * job.rows;  // rows of the batches before
+  int32_t* own = shared + warp() * 16 * T::sums_stride;
+  MNQ_UNROLL
+  for (int i = 0; i < T::row_tiles; ++i) {
+    MNQ_UNROLL
+    for (int j = 0; j < T::column_tiles; ++j) {
+      MNQ_UNROLL
       for (int r = 0; r < 4; ++r) {
-        const int64_t row = first_row + warp() / 2 * 32 + i * 16 + lane() / 4 + r / 2 * 8;
-        const int64_t column = first_column + warp() % 2 * 32 + j * 8 + lane() % 4 * 2 + r % 2;
-        if (row < job.rows && column < job.columns) {
-          finish(job, batch * job.rows + row, column, sums[i][j][r]);
+        const int row = lane() / 4 + r / 2 * 8, column = j * 8 + lane() % 4 * 2 + r % 2;
+        own[row * T::sums_stride + column] = sums[i][j][r];
+      }
+    }
+    sync_warp();
+    constexpr int fours = T::warp_columns / 4;  // of a row
+    for (int n = lane(); n < 16 * fours; n += warp_size) {
+      const int64_t row = first_row + i * 16 + n / fours, column = first_column + n % fours * 4;
+      const Words four = words_at(own + n / fours * T::sums_stride + n % fours * 4);
+      if (row >= job.rows) continue;
+      if (whole) {
+        if (column < job.columns) finish_four(job, before + row, column, four);
+      } else {
+        for (int c = 0; c < 4 && column + c < job.columns; ++c) {
+          finish(job, before + row, column + c, four.of[c]);
         }
       }
     }
+    sync_warp();
   }
+}
+
+// whole: k is whole pieces, columns whole fours, `b` packed, and constants stand by column.
+template <class T, bool whole>
+MNQ_KERNEL_OF(T::threads) product_kernel(ProductJob job) {
+  auto* shared = reinterpret_cast<int8_t*>(shared_memory());
+  const int64_t first_column = block_x() * T::columns, first_row = block_y() * T::rows;
+  const int8_t* a = job.a + block_z() * job.rows * job.k;
+  const int8_t* b = job.packed ? job.b : job.b + block_z() * job.k * job.columns;
+  const int steps = (job.k + depth - 1) / depth;
+  const auto load = [&](int step) {
+    if (step < steps) {
+      int8_t* to = shared + step % T::stages * T::stage_bytes;
+      load_step<T, whole>(job, a, b, first_row, first_column, step * depth, to);
+    }
+    end_group();  // one for every step, also behind the last, so that waits count alike
+  };
+  Sums<T> sums = {};
+  for (int step = 0; step < T::stages - 1; ++step) load(step);
+  for (int step = 0; step < steps; ++step) {
+    wait_for_groups<T::stages - 2>();
+    sync_block();  // the step is here for all, and nobody reads the one before any more
+    load(step + T::stages - 1);
+    multiply_step<T>(shared + step % T::stages * T::stage_bytes, sums);
+  }
+  sync_block();
+  finish_tile<T, whole>(job, sums, first_row, first_column, reinterpret_cast<int32_t*>(shared));
 }
 
 // Weights (k, n) of a node as `packed` reads them: columns and depth padded to whole tiles.
 DeviceArray<int8_t> packed_weights(const int8_t* w, int64_t k, int64_t n) {
-  const int64_t k_padded = blocks_of(k, tile) * tile, n_padded = blocks_of(n, tile) * tile;
+  const int64_t k_padded = blocks_of(k, depth) * depth;
+  const int64_t n_padded = blocks_of(n, Large::columns) * Large::columns;
   std::vector<int8_t> packed(n_padded * k_padded);
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < n; ++j) packed[j * k_padded + i] = w[i * n + j];
@@ -144,25 +249,72 @@ DeviceArray<int8_t> packed_weights(const int8_t* w, int64_t k, int64_t n) {
   return DeviceArray<int8_t>(packed);
 }
 
-void multiply(const ProductJob& job, void* stream) {
-  const size_t shared = 2 * tile * stride;
-  const int64_t x = blocks_of(job.columns, tile), y = blocks_of(job.rows, tile);
-  if (x * y * job.batches == 0) return;
+template <class T>
+int64_t blocks_of_tiles(const ProductJob& job) {
+  return blocks_of(job.columns, T::columns) * blocks_of(job.rows, T::rows) * job.batches;
+}
+
+template <class T>
+void multiply_in(const ProductJob& job, bool whole, void* stream) {
+  const int64_t x = blocks_of(job.columns, T::columns), y = blocks_of(job.rows, T::rows);
   if (y > most_blocks || job.batches > most_blocks) {
-    throw Refusal("inputs: expected at most " + std::to_string(most_blocks * tile) +
+    throw Refusal("inputs: expected at most " + std::to_string(most_blocks * T::rows) +
                   " rows and " + std::to_string(most_blocks) + " matrices, found " +
                   std::to_string(job.rows) + " and " + std::to_string(job.batches));
   }
-  launch(product_kernel, {x, y, job.batches, threads, shared}, stream, job);
+  const auto kernel = whole ? product_kernel<T, true> : product_kernel<T, false>;
+  launch(kernel, {x, y, job.batches, T::threads, T::shared}, stream, job);
 }
+
+bool by_column(const Scale& scale) {
+  return scale.places.axes == 0 && scale.places.column_step == 1;
+}
+
+// The largest tiles that leave no processor without one.
+void multiply(const ProductJob& job, int processors, void* stream) {
+  if (blocks_of_tiles<Small>(job) == 0) return;
+  const bool whole = job.packed && job.k % piece == 0 && job.columns % 4 == 0 &&
+                     by_column(job.scale) && aligned(job.a) && aligned(job.y.data) &&
+                     (job.r.data == nullptr || by_column(job.residual_scale));
+  if (blocks_of_tiles<Large>(job) >= processors) {
+    multiply_in<Large>(job, whole, stream);
+  } else if (blocks_of_tiles<Medium>(job) >= processors) {
+    multiply_in<Medium>(job, whole, stream);
+  } else {
+    multiply_in<Small>(job, whole, stream);
+  }
+}
+
+// Products on the current device, which is made ready for them.
+class DeviceProduct : public DeviceKernel {
+ public:
+  explicit DeviceProduct(std::unique_ptr<Kernel> contract)
+      : DeviceKernel(std::move(contract)), processors_(device::processors()) {
+    allow<Large>();
+    allow<Medium>();
+    allow<Small>();
+  }
+
+ protected:
+  int processors() const { return processors_; }
+
+ private:
+  template <class T>
+  static void allow() {
+    allow_shared(product_kernel<T, true>, T::shared);
+    allow_shared(product_kernel<T, false>, T::shared);
+  }
+
+  int processors_;
+};
 
 // Places of a vector of one number per column.
 constexpr Places along_columns = {0, 1, {}, {}};
 
-class DeviceLinear : public DeviceKernel {
+class DeviceLinear : public DeviceProduct {
  public:
   DeviceLinear(const Node& node, std::unique_ptr<Kernel> contract, bool residual)
-      : DeviceKernel(std::move(contract)),
+      : DeviceProduct(std::move(contract)),
         residual_(residual),
         codes_(codes_of(node)),
         k_(node["w"].shape[0]),
@@ -181,7 +333,7 @@ class DeviceLinear : public DeviceKernel {
     job.batches = 1;
     job.rows = rows;
     job.k = static_cast<int>(k_);
-    job.k_padded = static_cast<int>(blocks_of(k_, tile) * tile);
+    job.k_padded = static_cast<int>(blocks_of(k_, depth) * depth);
     job.columns = static_cast<int>(n_);
     job.packed = true;
     job.bias = bias_.data();
@@ -192,7 +344,7 @@ class DeviceLinear : public DeviceKernel {
       job.residual_scale = residual_scale_.of({rows, n_});
     }
     job.y = at(codes_, output);
-    multiply(job, context.stream());
+    multiply(job, processors(), context.stream());
   }
 
  private:
@@ -204,10 +356,10 @@ class DeviceLinear : public DeviceKernel {
   DeviceScale scale_, residual_scale_;
 };
 
-class DeviceMatMul : public DeviceKernel {
+class DeviceMatMul : public DeviceProduct {
  public:
   DeviceMatMul(const Node& node, std::unique_ptr<Kernel> contract)
-      : DeviceKernel(std::move(contract)),
+      : DeviceProduct(std::move(contract)),
         codes_(codes_of(node)),
         bias_shape_(node["bias"].shape),
         bias_(node.constant("bias", Type::int32)),
@@ -228,7 +380,7 @@ class DeviceMatMul : public DeviceKernel {
     job.bias_places = places_of(RowBroadcast("bias", bias_shape_, shape));
     job.scale = scale_.of(shape);
     job.y = at(codes_, output);
-    multiply(job, context.stream());
+    multiply(job, processors(), context.stream());
   }
 
  private:
