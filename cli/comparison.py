@@ -101,4 +101,6 @@ def rebuilt(
     screen.note(f"rebuilding {model.name} in PyTorch")
     if checkpoint is None:
         return reference(rebuild(model, load(model.name, weights, random=random_weights)))
-    return reference(rebuild(model, load(model.name, random=0), read(checkpoint)))
+    trained = read(checkpoint)
+    loaded = load(model.name, random=0, most=trained.most_parameters())
+    return reference(rebuild(model, loaded, trained))

@@ -175,7 +175,8 @@ def _export_trained(screen: Screen, path: Path, name: str | None, output: Path) 
     trained = read(path)
     model = str(trained.header["model"]) if name is None else name
     screen.note(f"loading {model} of {path}")
-    proto = toolchain.export_trained(load(model, random=0), trained)
+    loaded = load(model, random=0, most=trained.most_parameters())
+    proto = toolchain.export_trained(loaded, trained)
     mapping = maps.from_json(trained.header["map"], model, str(path))
     _finish(screen, proto, mapping, output, {"checkpoint": str(path)})
 

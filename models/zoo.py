@@ -65,7 +65,13 @@ class LoadedModel:
     weights_digest: str
 
 
-def load(name: str, weights: Path | None = None, *, random: int | None = None) -> LoadedModel:
+def load(
+    name: str,
+    weights: Path | None = None,
+    *,
+    random: int | None = None,
+    most: int | None = None,
+) -> LoadedModel:
     """Load a model by short name, bundled name or timm name.
 
     Args:
@@ -74,6 +80,7 @@ def load(name: str, weights: Path | None = None, *, random: int | None = None) -
         weights: .safetensors, .pth, .pt or .bin file; None downloads timm's pretrained weights
             (or takes the bundled ones).
         random: seed of random weights instead, for trying sizes and speeds.
+        most: parameters that the model may have; a larger one is refused before it takes memory.
 
     InputError: unknown name, unusable file or weights that do not fit.
     EnvironmentLack: torch or timm not installed, or the download failed.
@@ -95,7 +102,7 @@ def load(name: str, weights: Path | None = None, *, random: int | None = None) -
         torch.manual_seed(random or 0)
         if name in BUNDLED:
             return _load_bundled(name, weights, random)
-        return _load_timm(timm, name, weights, random)
+        return _load_timm(timm, name, weights, random, most)
 
 
 def _load_bundled(name: str, path: Path | None, random: int | None) -> LoadedModel:
@@ -107,7 +114,9 @@ def _load_bundled(name: str, path: Path | None, random: int | None) -> LoadedMod
     return _finish(name, None, net, bundled.PREPROCESS, list(bundled.CLASSES))
 
 
-def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> LoadedModel:
+def _load_timm(
+    timm: Any, name: str, path: Path | None, random: int | None, most: int | None
+) -> LoadedModel:
     stem = name.removesuffix(FEATURES)
     timm_name = SHORT_NAMES.get(stem, stem)
     if not timm.is_model(timm_name):
@@ -122,6 +131,8 @@ def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> L
             f"model: expected a pretrained tag that timm knows, found '{timm_name}'; "
             f"{_suggest(timm_name, timm.list_pretrained(timm_name.split('.')[0] + '*'))}"
         ) from error
+    if most is not None:
+        _check_size(timm, timm_name, most)
     if random is None and path is None:
         net = hub.pretrained(timm, timm_name, config)
         weights.check_finite(net, f"timm's weights of {timm_name}")
@@ -133,6 +144,19 @@ def _load_timm(timm: Any, name: str, path: Path | None, random: int | None) -> L
     if name.endswith(FEATURES):
         return _finish(name, timm_name, _maps(net, name), _preprocess(timm_name, data_config), None)
     return _finish(name, timm_name, net, _preprocess(timm_name, data_config), _class_names(net))
+
+
+def _check_size(timm: Any, timm_name: str, most: int) -> None:
+    import torch
+
+    with torch.device("meta"):  # shapes without memory
+        net = timm.create_model(timm_name, pretrained=False)
+    found = sum(parameter.numel() for parameter in net.parameters())
+    if found > most:
+        raise InputError(
+            f"model: expected at most {most} parameters, as the file has weights, found {found} in "
+            f"{timm_name}; name the model that was trained"
+        )
 
 
 def _maps(net: torch.nn.Module, name: str) -> torch.nn.Module:

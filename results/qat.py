@@ -96,7 +96,7 @@ PLANS = {
         train="cifar10.zip/cifar10/train",
         judge="cifar10.zip/cifar10/test",
         maps=("ivit", "ibert", "fqvit", "mixed"),
-        epochs=(0, 1, 4),
+        epochs=(0, 1, 2),
         rates={8: 1e-4, 6: 2e-4},
         repeated=tuple(itertools.product(("ivit", "ibert", "fqvit", "mixed"), (8, 6))),
         batch=128,
@@ -188,15 +188,21 @@ class Study:
             options = ("--calib", train, "--output", output)
             self.command("export", *self.model(), *self.mapping(row), *options)
             return output, {}
+        followed = row.seed == self.plan.seeds[0] and row.epochs == self.plan.epochs[-1]
+        judged = ("--val", self.data / self.plan.judge) if followed else ()
         trained = self.command(
             "qat",
-            *(*self.model(), *self.mapping(row), *self.plan.options, "--train", train),
+            *(*self.model(), *self.mapping(row), *self.plan.options, "--train", train, *judged),
             *("--epochs", row.epochs, "--batch", self.plan.batch, "--seed", row.seed),
             *("--lr", self.plan.rates[row.bits], "--workers", 0, "--output", folder),
             *(("--resume", last) if last.exists() else ()),
         )
         self.command("export", "--checkpoint", last, "--output", output)
-        return output, {"loss": [step["loss"] for step in trained["history"]]}
+        found: dict[str, Any] = {"loss": [epoch["loss"] for epoch in trained["history"]]}
+        if followed:
+            keys = ("epoch", "top1", "agreement")
+            found["curve"] = [{key: epoch[key] for key in keys} for epoch in trained["history"]]
+        return output, found
 
     def verified(self, row: Row, path: Path) -> dict[str, Any]:
         """Differing integers of PyTorch and the kernels, tensor by tensor."""

@@ -28,6 +28,7 @@ BINS = 4096
 METHODS = ("mse", "minmax", "percentile")
 PERCENTILE = 99.99
 FORMAT = "mnq-calibration/1"
+_KEY = "mnq"  # of the metadata
 
 _UNREADABLE = (
     SafetensorError,
@@ -201,11 +202,12 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     }
     header = {
         "format": FORMAT,
-        "groups": json.dumps(table, sort_keys=True),
-        "equalization": json.dumps(statistics.equalization, sort_keys=True),
-        "provenance": json.dumps(statistics.provenance, sort_keys=True),
+        "groups": table,
+        "equalization": statistics.equalization,
+        "provenance": statistics.provenance,
     }
-    write_atomically(path, save(tensors, metadata=header))
+    # One key: safetensors writes several in a random order, and equal statistics are equal bytes.
+    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
 def load_statistics(path: Path, graph: Graph) -> Statistics:
@@ -217,13 +219,14 @@ def load_statistics(path: Path, graph: Graph) -> Statistics:
     wanted = {g: kind for g, kind in edges.kinds.items() if kind != "logits"}
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                kind = header.get("format") if isinstance(header, dict) else header
                 raise InputError(
-                    f"calibration: expected a {FORMAT} file, found {header.get('format')!r} in "
-                    f"{path}; make one with mnq-export --save-calib"
+                    f"calibration: expected a {FORMAT} file, found {kind!r:.80} in {path}; make "
+                    "one with mnq-export --save-calib"
                 )
-            table = json.loads(header["groups"])
+            table = header["groups"]
             if set(table) != set(wanted):
                 other = sorted(set(table) ^ set(wanted))
                 raise InputError(
@@ -235,10 +238,10 @@ def load_statistics(path: Path, graph: Graph) -> Statistics:
                 counted = kind == "activation"
                 counts = file.get_tensor(f"{group}\0counts") if counted else None
                 histograms[group] = _histogram(group, table[group], counts)
-            provenance = json.loads(header["provenance"])
+            provenance = header["provenance"]
             if not isinstance(provenance, dict):
                 raise ValueError("a provenance that is no object")
-            equalization = json.loads(header["equalization"])
+            equalization = header["equalization"]
             if not isinstance(equalization, dict):
                 raise ValueError("an equalization that is no object")
             equalize(graph, equalization)  # refuses what does not fit

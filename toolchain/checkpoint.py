@@ -61,6 +61,12 @@ class Checkpoint:
             if name.startswith(WEIGHT)
         }
 
+    def most_parameters(self) -> int:
+        """More parameters than the model can have whose weights these are: some are folded into
+        others, or left out.
+        """
+        return 2 * sum(value.numel() for value in self.weights().values()) + (1 << 20)
+
     def digest(self) -> str:
         """SHA-256 of everything that the integers depend on: weights, scales, map, settings."""
         parts = [

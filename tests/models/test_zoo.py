@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,3 +119,21 @@ def test_float_accuracy_of_deit_t(shared_file: Callable[[str], Path]) -> None:
             right.append(logits.argmax(1).numpy() == labels)
     # 79.6 % of all 1000; three standard errors of 64 images are 15 points.
     assert np.concatenate(right).mean() > 0.65
+
+
+def test_a_model_larger_than_allowed_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    original = timm.create_model
+
+    def create(name: str, **options: Any) -> Any:
+        net = original(name, **options)
+        made.append(str(next(net.parameters()).device))
+        return net
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(InputError, match=r"^model: expected at most 1000000 parameters, as the"):
+        zoo.load("vit_giant_patch14_224", random=0, most=1_000_000)
+    assert made == ["meta"]
+    assert zoo.load("deit_t", random=0, most=6_000_000).num_classes == 1000

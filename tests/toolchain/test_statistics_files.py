@@ -27,7 +27,7 @@ def saved(quantized: Quantized, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def header_of(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
+    return dict(json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mnq"]))
 
 
 def edited(
@@ -38,17 +38,16 @@ def edited(
     group: dict[str, Any] | None = None,
     tensors: dict[str, torch.Tensor | None] | None = None,
 ) -> Path:
-    """A copy with other header entries, another entry of blocks.0.mlp.act, other tensors."""
+    """A copy with other header entries, as JSON, another of blocks.0.mlp.act, other tensors."""
     data = saved.read_bytes()
     entries = header_of(data)
     if group is not None:
-        table = json.loads(entries["groups"])
-        table["blocks.0.mlp.act"].update(group)
-        entries["groups"] = json.dumps(table)
-    entries.update(header or {})
+        entries["groups"]["blocks.0.mlp.act"].update(group)
+    texts = {key: json.dumps(value) for key, value in entries.items()} | (header or {})
+    parts = [f"{json.dumps(key)}: {text}" for key, text in texts.items() if text is not None]
     content = {**load(data), **(tensors or {})}
     kept = {name: value for name, value in content.items() if value is not None}
-    to.write_bytes(save(kept, metadata={k: v for k, v in entries.items() if v is not None}))
+    to.write_bytes(save(kept, metadata={"mnq": "{" + ", ".join(parts) + "}"}))
     return to
 
 
@@ -79,11 +78,11 @@ def test_digest_is_that_of_what_scales_are_made_from(
     entries = header_of(saved.read_bytes())
     elsewhere = edited(saved, tmp_path / "0", header={"provenance": '{"source": "elsewhere"}'})
     assert load_statistics(elsewhere, graph).digest() == digest
-    exponents = json.loads(entries["equalization"])
+    exponents = entries["equalization"]
     exponents[next(iter(exponents))][0] += 1
     counts = load(saved.read_bytes())[COUNTS]
     counts[7] += 1
-    entry = json.loads(entries["groups"])["blocks.0.mlp.act"]
+    entry = entries["groups"]["blocks.0.mlp.act"]
     others = [
         edited(saved, tmp_path / "1", header={"equalization": json.dumps(exponents)}),
         edited(saved, tmp_path / "2", group={"largest": entry["largest"] * (1 - 2**-23)}),
@@ -109,7 +108,7 @@ def test_statistics_of_another_model_are_refused(
 
 
 BROKEN: dict[str, dict[str, Any]] = {
-    "other format": {"header": {"format": "mnq-calibration/9"}},
+    "other format": {"header": {"format": '"mnq-calibration/9"'}},
     "no format": {"header": {"format": None}},
     "no groups": {"header": {"groups": None}},
     "groups are no JSON": {"header": {"groups": "{"}},
@@ -178,3 +177,10 @@ def test_missing_file_and_folder_are_refused(
 ) -> None:
     assert "none.safetensors" in refusal(load_statistics, tmp_path / "none.safetensors", graph)
     assert str(tmp_path) in refusal(load_statistics, tmp_path, graph)
+
+
+def test_equal_statistics_are_equal_bytes(quantized: Quantized, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    for path in paths:
+        save_statistics(quantized.statistics, path)
+    assert len({path.read_bytes() for path in paths}) == 1
