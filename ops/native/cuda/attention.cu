@@ -31,6 +31,10 @@ MNQ_DEVICE int64_t start_of(const Steps& steps, const Head& here) {
   return here.image * steps.image + here.head * steps.head;
 }
 
+MNQ_DEVICE int32_t number_of(const HeadNumbers& numbers, const Head& here) {
+  return numbers.of[numbers.per_head ? here.head : 0];
+}
+
 MNQ_DEVICE uint32_t word_at(const void* memory) {
   return *static_cast<const uint32_t*>(memory);
 }
@@ -129,8 +133,7 @@ MNQ_DEVICE void score_tile(const DeviceAttention& job, const Head& here, int fir
       multiply_add<false>(sums[j + 1], left, right[1]);
     }
   }
-  const int64_t own = job.score_per_head ? here.head : 0;
-  const int32_t m = job.score_m[own], e = job.score_e[own];
+  const int32_t m = number_of(job.score_m, here), e = number_of(job.score_e, here);
   const int64_t plane = job.plane == nullptr ? here.image : job.plane[here.window];
   MNQ_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -249,11 +252,13 @@ MNQ_DEVICE int64_t soften_row(const DeviceAttention& job, const Head& here,
 }
 
 // Lines 4 and 5.
-MNQ_DEVICE int64_t finish(const DeviceAttention& job, int32_t low, int32_t high, int64_t factor) {
+MNQ_DEVICE int64_t finish(const DeviceAttention& job, const Head& here, int32_t low, int32_t high,
+                          int64_t factor) {
   const int64_t u = has_two_planes(job.softmax.kind)
                         ? low + 256 * static_cast<int64_t>(high)
                         : (low * factor + (1 << 15)) >> 16;
-  return clamp(rescale_word(static_cast<int32_t>(u), job.m, job.e), job.lo, job.hi);
+  return clamp(rescale_word(static_cast<int32_t>(u), number_of(job.m, here), number_of(job.e, here)),
+               number_of(job.lo, here), number_of(job.hi, here));
 }
 
 // Line 3 for columns [first_column, + attention_depth) of the output, and what follows it.
@@ -295,8 +300,8 @@ MNQ_DEVICE void weigh_values(const DeviceAttention& job, const Head& here, int f
     for (int j = 0; j < column_tiles; ++j) {
       const int column = first_column + j * 8 + lane() % 4 * 2;
       const int r = half * 2;
-      const int64_t first = finish(job, sums[0][j][r], sums[1][j][r], factors[row]);
-      const int64_t second = finish(job, sums[0][j][r + 1], sums[1][j][r + 1], factors[row]);
+      const int64_t first = finish(job, here, sums[0][j][r], sums[1][j][r], factors[row]);
+      const int64_t second = finish(job, here, sums[0][j][r + 1], sums[1][j][r + 1], factors[row]);
       if (job.whole) {
         if (column < job.depth) write_two(y + column, first, second);
         continue;
@@ -340,6 +345,16 @@ MNQ_KERNEL_OF(warps * warp_size) attention_kernel(DeviceAttention job, Attention
 
 constexpr int most_warps = 4;
 
+// Constants that may differ from head to head.
+constexpr struct {
+  const char* name;
+  HeadNumbers DeviceAttention::*member;
+} heads_numbers[] = {
+    {"m_s", &DeviceAttention::score_m}, {"e_s", &DeviceAttention::score_e},
+    {"m", &DeviceAttention::m},         {"e", &DeviceAttention::e},
+    {"lo", &DeviceAttention::lo},       {"hi", &DeviceAttention::hi},
+};
+
 class AttentionOnDevice : public DeviceKernel {
  public:
   AttentionOnDevice(const Node& node, std::unique_ptr<Kernel> contract, SoftmaxMethod method,
@@ -348,18 +363,14 @@ class AttentionOnDevice : public DeviceKernel {
         layout_(layout),
         bias_shape_(node["bias"].shape),
         bias_(node.constant("bias", Type::int32)),
-        score_m_(node["m_s"]),
-        score_e_(node["e_s"]) {
-    const auto number = [&](const char* name) { return static_cast<int32_t>(node.scalar(name)); };
-    job_.score_m = score_m_.data();
-    job_.score_e = score_e_.data();
-    job_.score_per_head = count(node["m_s"].shape) > 1;
-    job_.score_lo = number("lo_s");
-    job_.score_hi = number("hi_s");
-    job_.m = number("m");
-    job_.e = number("e");
-    job_.lo = number("lo");
-    job_.hi = number("hi");
+        numbers_(sizeof heads_numbers / sizeof *heads_numbers) {
+    for (size_t i = 0; i < numbers_.size(); ++i) {
+      const Tensor& constant = node[heads_numbers[i].name];
+      numbers_[i] = DeviceArray<int32_t>(constant);
+      job_.*heads_numbers[i].member = {numbers_[i].data(), count(constant.shape) > 1};
+    }
+    job_.score_lo = static_cast<int32_t>(node.scalar("lo_s"));
+    job_.score_hi = static_cast<int32_t>(node.scalar("hi_s"));
     job_.bias = bias_.data();
     copy_tables(HeadTables(node, method, deferred, job_.score_hi - job_.score_lo));
     if (layout == AttentionLayout::window) {
@@ -457,7 +468,8 @@ class AttentionOnDevice : public DeviceKernel {
   AttentionLayout layout_;
   DeviceAttention job_{};
   Shape bias_shape_, window_shape_;
-  DeviceArray<int32_t> bias_, score_m_, score_e_;
+  DeviceArray<int32_t> bias_;
+  std::vector<DeviceArray<int32_t>> numbers_;
   DeviceArray<int64_t> order_, kind_, exps_;
   DeviceArray<uint8_t> weights_;
   DeviceArray<uint32_t> numerators_;

@@ -11,6 +11,12 @@ struct Steps {
   int64_t image, head, token;
 };
 
+// A number for every head, or one for all of them.
+struct HeadNumbers {
+  const int32_t* of;
+  bool per_head;
+};
+
 // The softmax of every head: arrays of `distances` numbers, one head after the other, or one for all
 // of them.
 struct DeviceSoftmax {
@@ -33,11 +39,10 @@ struct DeviceAttention {
   const int64_t* plane;  // of the bias, by window; null: by image
   const int32_t* bias;
   Places bias_places;  // by row: (plane, head, query)
-  const int32_t *score_m, *score_e;
-  bool score_per_head;
+  HeadNumbers score_m, score_e;
   int32_t score_lo, score_hi;
   DeviceSoftmax softmax;
-  int32_t m, e, lo, hi;
+  HeadNumbers m, e, lo, hi;
   int8_t* y;
 };
 

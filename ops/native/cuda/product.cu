@@ -20,6 +20,7 @@ struct ProductJob {
   Integers r;  // no data: no residual
   Scale residual_scale;
   Codes y;
+  const int32_t *lo, *hi;  // by column, where they differ; else null
 };
 
 constexpr int depth = 64;           // of a step
@@ -132,6 +133,7 @@ MNQ_DEVICE void finish(const ProductJob& job, int64_t row, int64_t column, int32
   int64_t code = rescale_at(z, job.scale, row, column);
   const int64_t at = row * job.columns + column;
   if (job.r.data != nullptr) code += rescale_at(read(job.r, at), job.residual_scale, row, column);
+  if (job.lo != nullptr) code = clamp(code, job.lo[column], job.hi[column]);
   write(job.y, at, code);
 }
 
@@ -154,6 +156,11 @@ MNQ_DEVICE void finish_four(const ProductJob& job, int64_t row, int64_t column, 
     for (int i = 0; i < 4; ++i) {
       codes[i] += rescale_word(static_cast<int32_t>(read(job.r, at + i)), m_r.of[i], e_r.of[i]);
     }
+  }
+  if (job.lo != nullptr) {
+    const Words lo = words_at(job.lo + column), hi = words_at(job.hi + column);
+    MNQ_UNROLL
+    for (int i = 0; i < 4; ++i) codes[i] = clamp(codes[i], lo.of[i], hi.of[i]);
   }
   Words words;
   MNQ_UNROLL
@@ -323,6 +330,10 @@ class DeviceLinear : public DeviceProduct {
         bias_(node["bias"]),
         scale_(node, "m", "e") {
     if (residual) residual_scale_ = DeviceScale(node, "m_r", "e_r");
+    if (count(node["lo"].shape) > 1) {
+      lo_ = DeviceArray<int32_t>(node["lo"]);
+      hi_ = DeviceArray<int32_t>(node["hi"]);
+    }
   }
 
   void run(const std::vector<Tensor>& inputs, void* output, Context& context) const override {
@@ -344,6 +355,8 @@ class DeviceLinear : public DeviceProduct {
       job.residual_scale = residual_scale_.of({rows, n_});
     }
     job.y = at(codes_, output);
+    job.lo = lo_.data();
+    job.hi = hi_.data();
     multiply(job, processors(), context.stream());
   }
 
@@ -352,7 +365,7 @@ class DeviceLinear : public DeviceProduct {
   Codes codes_;
   int64_t k_, n_;
   DeviceArray<int8_t> weights_;
-  DeviceArray<int32_t> bias_;
+  DeviceArray<int32_t> bias_, lo_, hi_;
   DeviceScale scale_, residual_scale_;
 };
 

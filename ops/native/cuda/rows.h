@@ -2,6 +2,8 @@
 // row by row.
 #pragma once
 
+#include <algorithm>
+
 #include "ops/native/cpu/softmax_tables.h"  // SoftmaxMethod
 #include "ops/native/cuda/host.h"
 
@@ -32,10 +34,12 @@ inline Launch by_row(int64_t rows) {
 MNQ_DEVICE int64_t own_element() { return block_x() * element_threads + thread(); }
 MNQ_DEVICE int64_t own_row() { return block_x() * row_warps + warp(); }
 
-// Where a node's codes go.
+// Where a node's codes go, within the widest of their limits.
 inline Codes codes_of(const Node& node) {
-  return {nullptr, node.to, static_cast<int32_t>(node.scalar("lo")),
-          static_cast<int32_t>(node.scalar("hi"))};
+  const Tensor &lo = node.constant("lo", Type::int32), &hi = node.constant("hi", Type::int32);
+  const auto *low = lo.as<int32_t>(), *high = hi.as<int32_t>();
+  return {nullptr, node.to, *std::min_element(low, low + count(lo.shape)),
+          *std::max_element(high, high + count(hi.shape))};
 }
 
 inline Codes at(Codes codes, void* output) {
