@@ -345,16 +345,6 @@ MNQ_KERNEL_OF(warps * warp_size) attention_kernel(DeviceAttention job, Attention
 
 constexpr int most_warps = 4;
 
-// Constants that may differ from head to head.
-constexpr struct {
-  const char* name;
-  HeadNumbers DeviceAttention::*member;
-} heads_numbers[] = {
-    {"m_s", &DeviceAttention::score_m}, {"e_s", &DeviceAttention::score_e},
-    {"m", &DeviceAttention::m},         {"e", &DeviceAttention::e},
-    {"lo", &DeviceAttention::lo},       {"hi", &DeviceAttention::hi},
-};
-
 class AttentionOnDevice : public DeviceKernel {
  public:
   AttentionOnDevice(const Node& node, std::unique_ptr<Kernel> contract, SoftmaxMethod method,
@@ -362,13 +352,17 @@ class AttentionOnDevice : public DeviceKernel {
       : DeviceKernel(std::move(contract)),
         layout_(layout),
         bias_shape_(node["bias"].shape),
-        bias_(node.constant("bias", Type::int32)),
-        numbers_(sizeof heads_numbers / sizeof *heads_numbers) {
-    for (size_t i = 0; i < numbers_.size(); ++i) {
-      const Tensor& constant = node[heads_numbers[i].name];
-      numbers_[i] = DeviceArray<int32_t>(constant);
-      job_.*heads_numbers[i].member = {numbers_[i].data(), count(constant.shape) > 1};
-    }
+        bias_(node.constant("bias", Type::int32)) {
+    const auto by_head = [&](const char* name, HeadNumbers& numbers) {
+      numbers_.emplace_back(node[name]);
+      numbers = {numbers_.back().data(), count(node[name].shape) > 1};
+    };
+    by_head("m_s", job_.score_m);
+    by_head("e_s", job_.score_e);
+    by_head("m", job_.m);
+    by_head("e", job_.e);
+    by_head("lo", job_.lo);
+    by_head("hi", job_.hi);
     job_.score_lo = static_cast<int32_t>(node.scalar("lo_s"));
     job_.score_hi = static_cast<int32_t>(node.scalar("hi_s"));
     job_.bias = bias_.data();
