@@ -14,6 +14,7 @@ from typing import Any
 
 import architecture_tables
 import assignment_tables
+import micro_tables
 import overflow_tables
 import qat_tables
 import speed_tables
@@ -149,6 +150,8 @@ def render(text: str) -> str:
         "kernels": lambda: speed_tables.exact(_read("kernels")),
         "qlinear": lambda: speed_tables.qlinear(_read("qlinear")),
         "qat": lambda: qat_tables.judged(_read("qat_deit_t")),
+        "micro": lambda: micro_tables.bundled(_read("micro_accuracy")),
+        "micro_vit": lambda: qat_tables.judged(_read("qat_micro_vit")),
         "micro_swin": lambda: qat_tables.judged(_read("qat_micro_swin")),
         "architectures": lambda: architecture_tables.tried(_read("architectures")),
         "overflow": lambda: overflow_tables.spare(_read("overflow")),
