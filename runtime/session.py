@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from mnq.ops.body import IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack, InputError
 from mnq.ops.library import NAME, library_path, why_no_library
+from mnq.runtime.packed import unpack
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -112,6 +113,8 @@ def open_session(
     if provider != "cpu":
         _preload(ort)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if library is not None and level == "disabled":
+        model = unpack(_loaded(model))  # nobody else folds what kernels read as constants
     if isinstance(model, ModelProto):
         model = model.SerializeToString()
     source = str(model) if isinstance(model, Path) else model
@@ -127,6 +130,12 @@ def open_session(
         raise _not_started(wanted, f"{session.get_providers()[0]} in its place")
     session.disable_fallback()
     return session
+
+
+def _loaded(model: ModelProto | bytes | Path) -> ModelProto:
+    if isinstance(model, Path):
+        model = model.read_bytes()
+    return ModelProto.FromString(model) if isinstance(model, bytes) else model
 
 
 def kernel_library(provider: str, kernels: bool | None) -> Path | None:
