@@ -56,6 +56,7 @@ class SearchRun(Run):
         """Learned quantizers, with their first scales."""
         from mnq.toolchain.edges import assign_edges
         from mnq.toolchain.export import input_of
+        from mnq.toolchain.first_scales import initialize
         from mnq.toolchain.heads import find_parts
         from mnq.toolchain.learned import LearnedQuantizers
 
@@ -73,7 +74,7 @@ class SearchRun(Run):
             settings.form,
         )
         assert self.first is not None
-        found.initialize(graph, input_of(subject.loaded, settings), self.first)
+        initialize(found, graph, input_of(subject.loaded, settings), self.first)
         return found
 
     def optimizer(self) -> BitSearch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from mnq.ops.l2_normalize.op import l2_normalize
 from mnq.ops.mean_tokens.op import constants as mean_constants
 from mnq.ops.mean_tokens.op import mean_tokens
 from mnq.ops.operator import Operator
-from mnq.ops.qlinear.op import qlinear, qlinear_add
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.registry import ATTENTION, GELU, LAYERNORM, SOFTMAX
 from mnq.ops.requantize.op import Constants
@@ -27,11 +25,12 @@ from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize.op import requantize as requantize_operator
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
-from mnq.toolchain.edges import RESIDUAL_BITS, Edges
+from mnq.toolchain.edges import Edges
 from mnq.toolchain.fuse import fuse
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.heads import softmax_of, weight_of
 from mnq.toolchain.image import ImageInput
+from mnq.toolchain.linear import Layer, runs
 from mnq.toolchain.map import Choice
 from mnq.toolchain.program import Codes, Inputs, Program, Step, Weight
 from mnq.toolchain.quantizers import quantize, weight_scale
@@ -41,8 +40,7 @@ from mnq.toolchain.widths import Widths
 # Finer scores would change no weight by more than 1 part in 500, and leave the softmaxes' range.
 _FINEST_SCORES = 2.0**-8
 _MOST_TOKENS = 1 << 16  # of 16-bit codes
-_LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
-_SUM_BITS = 13  # of 16 in a sum of products: eight times the output's range, for what cancels
+_LARGEST_BIAS = 2.0**30  # of attention: accumulator and bias together stay in int32
 
 Scales = Mapping[str, "NDArray[np.float32] | np.float32"]
 """Of a code, by quantizer group: one number, or one for each part; of a weight, by weight_of."""
@@ -165,10 +163,6 @@ class _Builder:
     def _codes(self, node: Node) -> Codes:
         return Codes(float(self._scale(node.inputs[0])), self._bits(node.inputs[0]))
 
-    def _element_type(self, name: str) -> int:
-        bits = self._bits(name)
-        return INT8 if bits <= 8 else INT16 if bits <= 16 else INT32
-
     def _step(
         self,
         node: Node,
@@ -207,7 +201,7 @@ class _Builder:
         self, node: Node, operator: Operator, constants: Inputs, reads: Codes | None = None
     ) -> None:
         """A step of an operator whose element type is that of its codes."""
-        to = {"to": self._element_type(node.name)}
+        to = {"to": _element_type(self._bits(node.name))}
         self._step(node, operator.name, node.inputs, constants, to, reads)
 
     def _constant(self, node: Node) -> None:
@@ -220,117 +214,52 @@ class _Builder:
     def _linear(self, node: Node) -> None:
         weight = node.parameters["weight"].detach()  # (O, K), and stays where it is
         bias = _numpy(node.parameters["bias"]).astype(np.float64)
-        if self.edges.edges[node.inputs[0]].group == self.graph.input:
-            weight, bias = self.image.fold(self.graph, node.inputs[0], weight, bias)
-        input_scale = self._scale(node.inputs[0])
-        scale, bits = self._weight(node, weight)
-        # A channel with a large bias and tiny weights gets coarser weights, not an overflow.
-        least = np.abs(bias) / (input_scale.flat[0] * _LARGEST_BIAS)
-        scale = np.maximum(scale, least[:, None]).astype(np.float32)
-        codes = quantize(weight, scale, bits).to(torch.int8)
-        self.weights[node.name] = Weight(codes, scale)
-        parts = self._columns(node)
-        if len(parts) == 1:
-            self._one_product(node, codes, scale[:, 0], float(input_scale.flat[0]), bias)
-        else:
-            self._sum_of_products(node, parts, scale, bias)
+        read, *others = node.inputs
+        if self.edges.edges[read].group == self.graph.input:
+            weight, bias = self.image.fold(self.graph, read, weight, bias)
+        parts, quantizer, input_scale = self.widths.parts, weight_of(node.name), self._scale(read)
+        scale, bits = self._of_weight(quantizer, weight)
+        layer = Layer(weight, bias, scale, bits, input_scale)
+        made = self.weights[node.name] = layer.quantized()
+        if self.edges.kinds.get(node.name) == "logits":
+            accumulators = made.scale[:, 0].astype(np.float64) * input_scale.flat[0]
+            self.scales[node.name] = np.float32(accumulators.max())
+        changing = [parts.at(read)] if input_scale.ndim else []
+        changing += [*parts.at(quantizer)] if parts.at(quantizer).ndim == 2 else []
+        columns = runs(changing, weight.shape[1])
+        out = self._scale(node.name), self._bits(node.name), self._limits(node.name)
+        residual = self._scale(others[0]) if others else None
+        above = [self.tensor[name] for name in others]
+        for number, product in enumerate(layer.products(made, columns, out, residual)):
+            last = number == len(columns) - 1
+            output = node.name if last else f"{node.name}.sum_{number}"
+            whole = len(columns) == 1
+            source = self.tensor[read] if whole else self._cut(node, product.columns, number)
+            inputs = (source, *above) if product.above else (source,)
+            to = {"to": _element_type(product.bits)}
+            given = (output, product.operator.name, inputs, product.constants, to, node.shape)
+            self._append(node, *given, product.scale)
+            above = [output]
+        self.tensor[node.name] = node.name
 
-    def _weight(
-        self, node: Node, weight: torch.Tensor
+    def _of_weight(
+        self, quantizer: str, weight: torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scales and bits of a linear layer's weight (O, K), as arrays that broadcast to it."""
-        quantizer = weight_of(node.name)
         part, bits = self.widths.parts.at(quantizer), self.widths.weight(quantizer)
         if quantizer in self.scales:
             scale = np.asarray(self.scales[quantizer], np.float32)[part]
             return scale.reshape((1, 1) if scale.ndim == 0 else scale.shape), bits[part]
         return weight_scale(weight, int(bits[0]), self.form)[:, None], bits[0]
 
-    def _columns(self, node: Node) -> list[slice]:
-        """Runs of a layer's inputs that share their scale, and the weight's scales."""
-        parts, quantizer = self.widths.parts, weight_of(node.name)
-        inner = node.parameters["weight"].shape[1]
-        rows = [parts.at(node.inputs[0])] if quantizer in self.scales else []
-        of_weight = parts.at(quantizer)
-        rows += [*of_weight] if of_weight.ndim == 2 else []
-        kinds = np.stack([np.broadcast_to(row, (inner,)) for row in rows or [np.zeros((), int)]])
-        ends = [0, *(np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(0)) + 1), inner]
-        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-
-    def _one_product(
-        self,
-        node: Node,
-        codes: torch.Tensor,
-        per_channel: NDArray[np.float32],
-        input_scale: float,
-        bias: NDArray[np.float64],
-    ) -> None:
-        accumulator_scale = per_channel.astype(np.float64) * input_scale
-        constants: Constants = {"bias": np.rint(bias / accumulator_scale).astype(np.int32)}
-        if self.edges.kinds.get(node.name) == "logits":
-            self.scales[node.name] = np.float32(accumulator_scale.max())
-        out_scale, bits = self._scale(node.name), self._bits(node.name)
-        ratio = accumulator_scale / out_scale
-        operator = qlinear
-        if len(node.inputs) > 1:
-            operator = qlinear_add
-            residual = self._scale(node.inputs[1]) / out_scale
-            constants |= requantize_add_constants(ratio, residual, bits)
-        else:
-            constants |= requantize_constants(ratio, bits)
-        constants |= self._limits(node.name)
-        inputs: Inputs = {"w": codes.t().contiguous(), **constants}
-        self._operator(node, operator, inputs)
-
-    def _sum_of_products(
-        self,
-        node: Node,
-        parts: list[slice],
-        scale: NDArray[np.float32],
-        bias: NDArray[np.float64],
-    ) -> None:
-        """One layer as a sum over heads (Q-ViT, Eq. 10): each product is rescaled, then added.
-
-        The sum has 16 bits: those of the residual stream, or finer codes than the output's.
-        """
-        out_scale, bits = self._scale(node.name), self._bits(node.name)
-        wide = out_scale if bits > 8 else out_scale * 2.0 ** (bits - _SUM_BITS)
-        read, codes = self.tensor[node.inputs[0]], self.weights[node.name].codes
-        input_scale = np.broadcast_to(self._scale(node.inputs[0]), codes.shape[1:])
-        scale = np.broadcast_to(scale, codes.shape)
-        above = node.inputs[1] if len(node.inputs) > 1 else None
-        summed = None if above is None else (self.tensor[above], self._scale(above))
-        for number, part in enumerate(parts):
-            ends = number == len(parts) - 1
-            output = node.name if ends else f"{node.name}.sum_{number}"
-            per_channel = scale[:, part.start].astype(np.float64) * input_scale[part.start]
-            scaled = bias if number == 0 else np.zeros_like(bias)
-            target, width = (out_scale, bits) if ends else (wide, RESIDUAL_BITS)
-            constants: Constants = {"bias": np.rint(scaled / per_channel).astype(np.int32)}
-            inputs = [self._cut(node, read, part, f"{node.name}.head_{number}")]
-            if summed is None:
-                operator = qlinear
-                constants |= requantize_constants(per_channel / target, width)
-            else:
-                operator, ratio = qlinear_add, summed[1] / target
-                constants |= requantize_add_constants(per_channel / target, ratio, width)
-                inputs.append(summed[0])
-            constants |= self._limits(node.name) if ends else {}
-            weights: Inputs = {"w": codes[:, part].t().contiguous(), **constants}
-            to = {"to": INT8 if width <= 8 else INT16}
-            self._append(
-                node, output, operator.name, tuple(inputs), weights, to, node.shape, target
-            )
-            summed = output, target
-        self.tensor[node.name] = node.name
-
-    def _cut(self, node: Node, read: str, part: slice, output: str) -> str:
+    def _cut(self, node: Node, part: slice, number: int) -> str:
         """The codes of one head, of all that a layer reads."""
-        shape = self.graph.nodes[node.inputs[0]].shape
+        read, output = node.inputs[0], f"{node.name}.head_{number}"
+        shape = self.graph.nodes[read].shape
         cut = {"axis": len(shape) - 1, "start": part.start, "stop": part.stop, "step": 1}
-        scale = np.broadcast_to(self._scale(node.inputs[0]), shape[-1:])[part.start]
+        scale = np.broadcast_to(self._scale(read), shape[-1:])[part.start]
         shape = (*shape[:-1], part.stop - part.start)
-        self._append(node, output, "slice", (read,), {}, cut, shape, scale)
+        self._append(node, output, "slice", (self.tensor[read],), {}, cut, shape, scale)
         return output
 
     def _add(self, node: Node) -> None:
@@ -414,6 +343,10 @@ class _Builder:
         operator = ATTENTION[choice.method][choice.attention]
         read = Codes(float(score_scale), self._bits(node.scores))
         self._step(node, operator.name, node.inputs, constants, {}, read)
+
+
+def _element_type(bits: int) -> int:
+    return INT8 if bits <= 8 else INT16 if bits <= 16 else INT32
 
 
 def _numpy(parameter: torch.Tensor) -> NDArray[np.float32]:

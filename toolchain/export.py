@@ -116,7 +116,7 @@ def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
 
     Raises InputError if the checkpoint is of another model.
     """
-    graph, found, mapping, widths, settings = _restored(loaded, trained)
+    graph, found, mapping, widths, settings = restored(loaded, trained)
     header = trained.header
     origin = {
         "equalization": dict(sorted(header["equalization"].items())),
@@ -169,7 +169,7 @@ def scales_json(found: Scales) -> dict[str, Any]:
     return {name: np.asarray(scale, np.float64).tolist() for name, scale in found.items()}
 
 
-def _restored(
+def restored(
     loaded: LoadedModel, trained: Checkpoint
 ) -> tuple[Graph, Scales, Map, Widths, Settings]:
     """The trained graph and its scales. Raises InputError if they are not of this model."""
@@ -253,7 +253,7 @@ def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = 
             + ("pass it as --checkpoint" if "checkpoint" in stored else "pass --weights instead")
         )
     if trained is not None:
-        return quantize(loaded, *_restored(loaded, trained))
+        return quantize(loaded, *restored(loaded, trained))
     if stored.get("weights") != loaded.weights_digest:
         raise InputError(
             f"verify: expected the weights that {model.name} was exported from, found others "

@@ -17,22 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from mnq.ops.errors import InputError
+from mnq.toolchain.bitops import products
 from mnq.toolchain.calibrate import Statistics
 from mnq.toolchain.edges import Edges
-from mnq.toolchain.evaluate import evaluate, hidden_scores
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.heads import Parts, softmax_of, weight_of
-from mnq.toolchain.image import ImageInput
-from mnq.toolchain.lsq import Grid, gradients, least_square_scale, step_factor, sum_by_part
+from mnq.toolchain.lsq import Grid, gradients, step_factor, sum_by_part
 from mnq.toolchain.map import Choice
 from mnq.toolchain.ranges import SMALLEST_LOG, Quantizer, Ranges
-from mnq.toolchain.views import VIEWS
 from mnq.toolchain.widths import FIXED_BITS, LARGEST, SMALLEST, Widths
 
 QUANTIZERS = ("lsq", "lsq+", "qvit")
 """`lsq` learns scales; `lsq+` an offset of what GELU makes too; `qvit` also the bits."""
-
-_SAMPLES = 1 << 15  # of a tensor, for its first scales
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class LearnedQuantizers(Ranges):
 
     kind: one of QUANTIZERS; width: bits of a uniform model, or those that a search ends near: it
     begins one above, and the first and last layer with 8 (section 4.1).
-    switchable: a scale for every width. Call `initialize` before use.
+    switchable: a scale for every width. They are zero until `first_scales.initialize`.
 
     Raises InputError for an unknown kind, and for bits of a softmax in the normalized form.
     """
@@ -86,8 +82,9 @@ class LearnedQuantizers(Ranges):
         self._offsets: list[str] = []
         learns = kind == "qvit"
         begin = min(width + 1, LARGEST) if learns else width
-        operands = _operands(graph, edges)
-        ends = _ends(graph, edges)
+        counted = products(graph, edges, parts)
+        operands = {name for product in counted for name in (product.left, product.right)}
+        ends = {name for p in counted if p.end for name in (p.left, p.right)}
         for group, edge_kind in edges.kinds.items():
             if edge_kind == "activation":
                 bits = LARGEST if group in ends else begin
@@ -95,7 +92,8 @@ class LearnedQuantizers(Ranges):
                 self._add(group, learns, bits if group in operands else None, offset=gelu)
         for node in graph:
             if node.op == "linear":
-                self._add(weight_of(node.name), learns, LARGEST if node.name in ends else begin)
+                weight = weight_of(node.name)
+                self._add(weight, learns, LARGEST if weight in ends else begin)
             elif node.op == "attention":
                 deferred = choices[node.site].attention == "deferred"
                 if learns and not deferred:
@@ -135,19 +133,19 @@ class LearnedQuantizers(Ranges):
         number = len(self._offsets) - 1 if offset else None
         self.slots[name] = Slot(parts, rows, place, bits or FIXED_BITS, number)
 
-    def bit_widths(self, uniform: Widths) -> Widths:
-        """The bits in use; `uniform` has those of what is not learned."""
-        bits = {name: self._bits(slot) for name, slot in self.slots.items()}
-        lowest = {name: self._lowest(name, int(bits[name][0])) for name in self._offsets}
-        found = {name: b.numpy() for name, b in bits.items()}
-        return Widths(uniform.activation_bits, uniform.weight_bits, found, lowest, self.parts)
-
-    def _bits(self, slot: Slot) -> torch.Tensor:
-        """Bits (P,) of a quantizer, int64."""
+    def bits_of(self, slot: Slot) -> torch.Tensor:
+        """The bits (P,) in use of a quantizer, int64."""
         if slot.bits is None or self.bits is None:
             return torch.full((slot.parts,), slot.fixed)
         raw = self.bits.detach().cpu()[slot.bits : slot.bits + slot.parts]
         return raw.clamp(SMALLEST, LARGEST).round().long()
+
+    def bit_widths(self, uniform: Widths) -> Widths:
+        """The bits in use; `uniform` has those of what is not learned."""
+        bits = {name: self.bits_of(slot) for name, slot in self.slots.items()}
+        lowest = {name: self._lowest(name, int(bits[name][0])) for name in self._offsets}
+        found = {name: b.numpy() for name, b in bits.items()}
+        return Widths(uniform.activation_bits, uniform.weight_bits, found, lowest, self.parts)
 
     def _lowest(self, name: str, bits: int) -> int:
         """The smallest code of a quantizer with an offset; at 8 bits there is room for one only."""
@@ -178,7 +176,7 @@ class LearnedQuantizers(Ranges):
         """Which of the switchable scales is in use, for every part."""
         if self.log_scale.shape[1] == 1:
             return torch.zeros(slot.parts, dtype=torch.int64)
-        return self._bits(slot) - SMALLEST
+        return self.bits_of(slot) - SMALLEST
 
     def inputs(self) -> dict[str, list[torch.Tensor]]:
         """What autograd trains, by quantizer: log2 of the scales, bits, offset: those it has."""
@@ -201,7 +199,7 @@ class LearnedQuantizers(Ranges):
         """
         result = {}
         for name, slot in self.slots.items():
-            whole = self._bits(slot).to(self.log_scale)
+            whole = self.bits_of(slot).to(self.log_scale)
             if slot.bits is not None and self.bits is not None:
                 raw = self.bits[slot.bits : slot.bits + slot.parts]
                 whole = whole + raw - raw.detach()
@@ -233,7 +231,7 @@ class LearnedQuantizers(Ranges):
         """The grid of a quantizer, for the features of the tensor `like` and of its dtype."""
         slot = self.slots[quantizer.group]
         index = torch.as_tensor(self.parts.at(quantizer.tensor))
-        bits = self._bits(slot)[index].to(like)
+        bits = self.bits_of(slot)[index].to(like)
         unsigned = slot.offset is not None and int(bits) < LARGEST
         lo = bits.new_tensor(quantizer.limits[0]) if unsigned else -torch.exp2(bits - 1)
         scale = self._scale(quantizer.group, slot)[index].to(like)
@@ -255,69 +253,3 @@ class LearnedQuantizers(Ranges):
         if self.bits is not None:
             with torch.no_grad():
                 self.bits.clamp_(SMALLEST, LARGEST)
-
-    def initialize(self, graph: Graph, image: ImageInput, normalized: torch.Tensor) -> None:
-        """First scales and offsets, by MSE (section 4.1): of tensors from `normalized` images.
-
-        Every width gets its scale. The images are calibration images, never those judged on.
-        """
-        masks = {n.scores: hidden_scores(n) for n in graph if n.op == "attention"}
-        done: set[str] = set()
-
-        def observe(name: str, values: torch.Tensor) -> None:
-            group = self.edges.edges[name].group
-            slot = self.slots.get(group)
-            made = name not in graph.nodes or graph.nodes[name].op not in (*VIEWS, "scale")
-            if slot is None or group in done or not made:
-                return
-            done.add(group)
-            mask = masks.get(name)
-            self._start(slot, name, values if mask is None else values.masked_fill(mask, 0))
-
-        with torch.no_grad():
-            evaluate(graph, normalized, observe)
-            for node in graph:
-                if node.op == "linear":
-                    weight = node.parameters["weight"].detach()
-                    if self.edges.edges[node.inputs[0]].group == graph.input:
-                        zero = np.zeros(len(weight))
-                        weight, _ = image.fold(graph, node.inputs[0], weight, zero)
-                    self._start(self.slots[weight_of(node.name)], weight_of(node.name), weight)
-
-    def _start(self, slot: Slot, tensor: str, values: torch.Tensor) -> None:
-        """The first scales of a quantizer, from float values of the tensor or weight."""
-        assert slot.rows is not None
-        index = torch.as_tensor(self.parts.at(tensor))
-        rows = slot.rows[index].expand(values.shape[-index.ndim :] if index.ndim else ())
-        spread = rows.expand(values.shape).reshape(-1)
-        flat, unsigned = values.detach().cpu().reshape(-1), slot.offset is not None
-        for row in slot.rows.unique().tolist():
-            own = flat[spread == row]
-            own = own[:: max(1, len(own) // _SAMPLES)]
-            first = int(self._bits(slot)[0])
-            for column in range(self.log_scale.shape[1]):
-                bits = first if self.log_scale.shape[1] == 1 else column + SMALLEST
-                offset = unsigned and bits < LARGEST
-                scale, beta = least_square_scale(own, bits, offset, offset)
-                self.log_scale[row, column] = math.log2(max(scale, 2.0**SMALLEST_LOG))
-                if offset and bits == min(first, LARGEST - 1):
-                    assert slot.offset is not None
-                    self.offset[slot.offset] = min(beta, 0.0)
-
-
-def _operands(graph: Graph, edges: Edges) -> set[str]:
-    """The groups that a product reads."""
-    read = [n for node in graph if node.op == "linear" for n in node.inputs[:1]]
-    read += [n for node in graph if node.op in ("attention", "matmul") for n in node.inputs]
-    return {edges.edges[name].group for name in read}
-
-
-def _ends(graph: Graph, edges: Edges) -> set[str]:
-    """The first and last layer, and what the last one reads."""
-    first = {
-        node.name
-        for node in graph
-        if node.op == "linear" and edges.edges[node.inputs[0]].group == graph.input
-    }
-    last = graph.nodes[graph.output]
-    return {*first, last.name, *(edges.edges[name].group for name in last.inputs[:1])}

@@ -140,9 +140,9 @@ class Call:
         for_q, for_k, *for_bias = torch.autograd.grad(scores, above, passed)
         logs += more
         if self.softmax is not None:
-            bits, above = self.softmax, v.detach().transpose(-1, -2)
+            bits, values = self.softmax, v.detach().transpose(-1, -2)
             logs += self.ranges.through_softmax(
-                softmax_of(node.name), lambda: (passed_out @ above).mul_(softmax_slope(read, bits))
+                softmax_of(node.name), lambda: (passed_out @ values).mul_(softmax_slope(read, bits))
             )
         return [for_q, for_k, for_v, *for_bias], logs
 

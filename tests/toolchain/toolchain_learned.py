@@ -10,6 +10,7 @@ from toolchain_models import MEAN, SIZE, STD
 
 from mnq.toolchain import map as maps
 from mnq.toolchain.bit_search import BitSearch, SearchRecipe
+from mnq.toolchain.first_scales import initialize
 from mnq.toolchain.heads import find_parts
 from mnq.toolchain.image import image_input
 from mnq.toolchain.learned import LearnedQuantizers
@@ -40,7 +41,7 @@ def learned(
         bits,
         switchable,
     )
-    quantizers.initialize(graph, image, quantized.normalized)
+    initialize(quantizers, graph, image, quantized.normalized)
     if seed is not None and quantizers.bits is not None:
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
