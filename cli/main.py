@@ -13,6 +13,7 @@ VERBS = {
     "assign": "Measure every integer method at every site, and choose.",
     "export": "Calibrate a float model and write a verified integer .onnx.",
     "qat": "Train an integer model as it will be deployed.",
+    "search": "Train an integer model that learns its bit-widths, head by head.",
     "verify": "Prove that an exported .onnx computes its reference integers.",
     "lint": "Say what in an .onnx is float, differs between machines, or is slow.",
     "eval": "Accuracy of .onnx files and the float model, side by side.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mnq.cli.bits import bits_report
 from mnq.cli.common import Command, Screen, need_train, output_options
 from mnq.cli.main import Group
 from mnq.ops.errors import InputError
@@ -26,6 +27,7 @@ Examples:
   mnq-report html deit_t.json --assign map.json --output report.html
   mnq-report show deit_t.json --assign map.json
   mnq-report diff map.json other_map.json
+  mnq-report bits run/last.safetensors --output bits.html
 """
 
 HTML_EXAMPLES = """
@@ -55,7 +57,7 @@ assign_option = click.option("--assign", type=Path, help="The map.json that was 
 
 @click.group(cls=Group, epilog=EXAMPLES, context_settings=HELP)
 def main() -> None:
-    """Explain what mnq-assign measured (its --measurements file) and chose (its map.json)."""
+    """Explain what mnq-assign measured and chose, and what bits mnq-search found."""
 
 
 @main.command(
@@ -163,6 +165,9 @@ def diff(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
     screen.note(f"reading the sites of {model}")
     found = compare.maps(one, other, _sites(model))
     screen.result(found, *map_tables(found))
+
+
+main.add_command(bits_report)
 
 
 def _read(path: Path, assign: Path | None) -> tuple[Measurements, Map | None]:

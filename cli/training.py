@@ -1,4 +1,4 @@
-"""A run of QAT as mnq-qat drives it: its parts, its files, and what it shows."""
+"""A run of QAT as mnq-qat and mnq-search drive it: its parts, its files, and what it shows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from mnq.toolchain.graph import Graph
     from mnq.toolchain.map import Map
     from mnq.toolchain.processes import Process
-    from mnq.toolchain.train import Recipe
+    from mnq.toolchain.ranges import Ranges
+    from mnq.toolchain.train import Recipe, Trainer
 
 LAST, BEST, LOG, CURVE = "last.safetensors", "best.safetensors", "log.csv", "curve.svg"
 
 _EVAL_BATCH = 32
-_COLUMNS = ("epoch", "step", "learning_rate", "loss", "top1", "agreement", "seconds")
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,9 @@ class Run:
         from mnq.models.loader import train_loader
         from mnq.ops.library import library_path
         from mnq.toolchain import fit
-        from mnq.toolchain.edges import assign_edges
         from mnq.toolchain.equalize import equalize
         from mnq.toolchain.export import input_of
         from mnq.toolchain.qat import QuantizedModel
-        from mnq.toolchain.ranges import Ranges
-        from mnq.toolchain.train import Trainer
 
         subject, recipe, here = self.subject, self.recipe, self.process
         loaded, mapping, settings = subject.loaded, subject.mapping, subject.settings
@@ -98,14 +95,7 @@ class Run:
             here.world,
         )
         graph = equalize(subject.graph, subject.statistics.equalization)
-        found = Ranges(
-            subject.statistics,
-            assign_edges(graph),
-            mapping.activation_bits,
-            settings.method,
-            settings.form,
-            recipe.ranges == "learned",
-        )
+        found = self.quantizers(graph)
         self.model = QuantizedModel(
             graph.to(here.device),
             mapping,
@@ -116,8 +106,42 @@ class Run:
             here.device.type == "cpu" and library_path() is not None,
         )
         self.teacher = graph.to(here.device)
-        self.trainer = Trainer(self.model, recipe, len(self.loader), self.teacher)
+        self.trainer = self.optimizer()
         self.progress = fit.Progress()
+
+    def quantizers(self, graph: Graph) -> Ranges:
+        """The quantizers of the equalized graph that move while it trains."""
+        from mnq.toolchain.edges import assign_edges
+        from mnq.toolchain.ranges import Ranges
+
+        subject, settings = self.subject, self.subject.settings
+        return Ranges(
+            subject.statistics,
+            assign_edges(graph),
+            subject.mapping.activation_bits,
+            settings.method,
+            settings.form,
+            self.recipe.ranges == "learned",
+        )
+
+    def optimizer(self) -> Trainer:
+        """What trains the model."""
+        from mnq.toolchain.train import Trainer
+
+        return Trainer(self.model, self.recipe, len(self.loader), self.teacher)
+
+    def judge(self, answers: list[Any]) -> fit.Row:
+        """Figures of the present model for its history."""
+        from mnq.toolchain.fit import validate
+
+        return validate(self.model, self._judged(), answers)
+
+    def curve(self) -> str:
+        """The SVG of the history."""
+        from mnq.toolchain.report.training import training_curve
+
+        name = self.subject.loaded.name
+        return training_curve({name: self.progress.history}, self.reference["top1"])
 
     def header(self) -> dict[str, Any]:
         """What a checkpoint says about the run, but for how far it is."""
@@ -156,7 +180,7 @@ class Run:
 
     def train(self, stopped: Callable[[], bool]) -> bool:
         """Train to the end; False if `stopped` and saved before."""
-        from mnq.toolchain.fit import Hooks, fit, float_answers, validate
+        from mnq.toolchain.fit import Hooks, fit, float_answers
 
         answers, self.reference = float_answers(
             self.teacher, self.model.image, self._judged(), self.process.device
@@ -170,7 +194,7 @@ class Run:
                 show(self.trainer.step, text, f"loss {loss:.4g}{_top1(self.progress.history)}")
 
             hooks = Hooks(
-                lambda: validate(self.model, self._judged(), answers),
+                lambda: self.judge(answers),
                 self._save,
                 stopped,
                 stepped,
@@ -200,13 +224,14 @@ class Run:
         again, and so are the other files.
         """
         from mnq.toolchain import checkpoint
-        from mnq.toolchain.report.training import training_curve
+        from mnq.toolchain.export import scales_json
 
         if not self.process.first:
             return
         header = {
             **self.header(),
-            "scales": {g: float(s) for g, s in self.model.ranges.scales().items()},
+            "scales": scales_json(self.model.ranges.scales()),
+            "widths": self.model.widths().to_json(),
             "progress": {"step": self.trainer.step, "losses": progress.losses},
             "history": progress.history,
         }
@@ -214,14 +239,12 @@ class Run:
         if best:
             checkpoint.write(made, self.output / BEST)
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, [*progress.history[0]], lineterminator="\n")
         writer.writeheader()
         writer.writerows(progress.history)
         write_atomically(self.output / LOG, text.getvalue().encode())
         if self.images.val is not None:
-            name = self.subject.loaded.name
-            curve = training_curve({name: progress.history}, self.reference["top1"])
-            write_atomically(self.output / CURVE, curve.encode())
+            write_atomically(self.output / CURVE, self.curve().encode())
         checkpoint.write(made, self.output / LAST)
 
 
@@ -251,6 +274,8 @@ def _line(row: fit.Row, epochs: int) -> str:
     parts = [] if row["loss"] is None else [f"loss {row['loss']:.4g}"]
     if row["top1"] is not None:
         parts += [f"top-1 {row['top1']:.2f} %", f"agreement {row['agreement']:.2f} %"]
+    if "bitops" in row:
+        parts.append(f"{row['bitops']:.4g} GBitOPs")
     if row["epoch"]:
         parts.append(f"{row['seconds']:.0f} s")
     name = f"epoch {row['epoch']}/{epochs}" if row["epoch"] else "before training"

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mnq.ops.integer import Integers, i64, last_length, shift_right, total
 from mnq.ops.operator import Operator
@@ -30,6 +31,8 @@ class SoftmaxMethod:
     weigh(d, ...): d = q - row max -> weights 0..255 and the row's normalizer (spec 4.7), which
         they sum to, at most to 3/2 of it;
         its further inputs are the keys of `weight_constants`.
+    weight_constants(scale, bits): those inputs, for weights 0..2^bits - 1, 8 bits by default;
+        weights that are powers of two (fqvit) keep theirs.
     """
 
     prefix: str
@@ -38,7 +41,7 @@ class SoftmaxMethod:
     probability: Callable[[Integers], Integers]
     probability_scale: Callable[[int], float]
     weigh: Callable[..., tuple[Integers, Integers]]
-    weight_constants: Callable[[ArrayLike], Constants]
+    weight_constants: Callable[..., Constants]
     reference: Callable[[torch.Tensor], torch.Tensor]
     largest_sum: Callable[..., Integers] = lambda p, *constants: total(p)
 
@@ -75,6 +78,11 @@ class LayerNormMethod:
     constants: Callable[[Any, Any, float, int], Constants]
     reference: Callable[..., torch.Tensor]
     raw: Callable[..., Integers]
+
+
+def largest_weight(bits: ArrayLike) -> NDArray[np.float64]:
+    """The weight of a row's largest score, of `bits` unsigned bits."""
+    return np.exp2(np.asarray(bits, np.float64)) - 1
 
 
 def offset_probability(code: Integers) -> Integers:

@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
@@ -17,6 +16,7 @@ from mnq.ops.body import BATCH, IR_VERSION, OPSET
 from mnq.ops.errors import EnvironmentLack, InputError
 from mnq.ops.library import NAME, cuda_lacking, library_path, why_no_library
 from mnq.runtime.assignment import RECORDED, STRICT, moved, records
+from mnq.runtime.packed import unpack
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -122,6 +122,8 @@ def open_session(
         _preload(ort)
         for key, value in (RECORDED if records(ort) else STRICT).items():
             settings.add_session_config_entry(key, value)
+    if library is not None and level == "disabled":
+        model = unpack(_loaded(model))  # nobody else folds what kernels read as constants
     if isinstance(model, ModelProto):
         model = model.SerializeToString()
     source = str(model) if isinstance(model, Path) else model
@@ -144,16 +146,19 @@ def open_session(
 
 
 def _check_unmoved(session: Any, source: bytes | str, wanted: str) -> None:
-    if isinstance(source, bytes):
-        model = onnx.load_from_string(source)
-    else:
-        model = onnx.load(source, load_external_data=False)
+    model = _loaded(Path(source) if isinstance(source, str) else source)
     if names := moved(session, model, wanted):
         raise InputError(
             f"onnxruntime: expected every node on {wanted}, found {len(names)} that it moved to "
             f"the CPU, {', '.join(names[:3])}; export the model again, run it with kernels, or on "
             "the provider cpu"
         )
+
+
+def _loaded(model: ModelProto | bytes | Path) -> ModelProto:
+    if isinstance(model, Path):
+        model = model.read_bytes()
+    return ModelProto.FromString(model) if isinstance(model, bytes) else model
 
 
 def kernel_library(provider: str, kernels: bool | None) -> Path | None:

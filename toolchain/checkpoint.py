@@ -30,6 +30,7 @@ _KEYS = {
     "model": str,
     "weights": str,
     "map": dict,
+    "widths": dict,
     "settings": dict,
     "equalization": dict,
     "calibration": dict,
@@ -72,6 +73,7 @@ class Checkpoint:
         parts = [
             digest_of(self.weights()),
             *(self.header[k] for k in ("map", "settings", "scales")),
+            *([widths] if (widths := self.header.get("widths")) else []),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -100,7 +102,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()
     }
-    header = {key: checkpoint.header[key] for key in _KEYS}
+    header = {key: checkpoint.header.get(key, {}) for key in _KEYS}
     # One key: safetensors writes several in a random order, and equal runs are equal bytes.
     text = json.dumps({"format": FORMAT, **header})
     write_atomically(path, save(tensors, metadata={_KEY: text}))
@@ -141,6 +143,7 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             f"checkpoint: expected a {FORMAT} file, found {kind!r:.80} in {path}; give one that "
             "mnq-qat wrote"
         )
+    found.setdefault("widths", {})  # of a run with the map's bits everywhere
     for key, kind in _KEYS.items():
         if not isinstance(found[key], kind):
             raise TypeError(f"{key} that is no {kind.__name__}")

@@ -18,13 +18,14 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate, contents, overflow
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import build
+from mnq.toolchain.build import Scales, build
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
 from mnq.toolchain.checkpoint import Checkpoint
 from mnq.toolchain.edges import assign_edges
 from mnq.toolchain.equalize import equalize
 from mnq.toolchain.graph import Graph
+from mnq.toolchain.heads import find_parts, softmax_of, weight_of
 from mnq.toolchain.image import ImageInput, image_input
 from mnq.toolchain.lower import lower
 from mnq.toolchain.map import Map
@@ -33,7 +34,10 @@ from mnq.toolchain.prepare import prepare
 from mnq.toolchain.program import Program
 from mnq.toolchain.qat import with_weights
 from mnq.toolchain.quantizers import RANGES
+from mnq.toolchain.widths import Widths, layout_of
+from mnq.toolchain.widths import from_json as widths_from_json
 
+_INNER = (weight_of, softmax_of)  # quantizers that are no tensor's
 _VERSIONS = ("mnq", "torch", "timm", "onnx", "onnx-graphsurgeon")
 
 
@@ -73,14 +77,15 @@ def input_of(loaded: LoadedModel, settings: Settings) -> ImageInput:
 def quantize(
     loaded: LoadedModel,
     graph: Graph,
-    found: dict[str, np.float32],
+    found: Scales,
     mapping: Map,
+    widths: Widths,
     settings: Settings,
 ) -> Program:
-    """The integer program for scales by quantizer group."""
+    """The integer program for scales by quantizer."""
     image = input_of(loaded, settings)
     choices = mapping.resolve(graph.sites())
-    return build(graph, assign_edges(graph), found, mapping, choices, image, settings.form)
+    return build(graph, assign_edges(graph), found, widths, choices, image, settings.form)
 
 
 def export(
@@ -103,7 +108,7 @@ def export(
         "weights": loaded.weights_digest,
         "calibration": dict(sorted(statistics.provenance.items())),
     }
-    return _certified(loaded, graph, found, mapping, settings, origin)
+    return _certified(loaded, graph, found, mapping, mapping.widths(), settings, origin)
 
 
 def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
@@ -111,7 +116,7 @@ def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
 
     Raises InputError if the checkpoint is of another model.
     """
-    graph, found, mapping, settings = _restored(loaded, trained)
+    graph, found, mapping, widths, settings = restored(loaded, trained)
     header = trained.header
     origin = {
         "equalization": dict(sorted(header["equalization"].items())),
@@ -121,20 +126,22 @@ def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
         "recipe": header["recipe"],
         "step": header["progress"].get("step"),
     }
-    return _certified(loaded, graph, found, mapping, settings, origin)
+    return _certified(loaded, graph, found, mapping, widths, settings, origin)
 
 
 def _certified(
     loaded: LoadedModel,
     graph: Graph,
-    found: dict[str, np.float32],
+    found: Scales,
     mapping: Map,
+    widths: Widths,
     settings: Settings,
     origin: dict[str, Any],
 ) -> ModelProto:
-    program = quantize(loaded, graph, found, mapping, settings)
+    program = quantize(loaded, graph, found, mapping, widths, settings)
     quantization = {
-        "scales": {group: float(scale) for group, scale in sorted(found.items())},
+        "scales": scales_json(dict(sorted(found.items()))),
+        **({"widths": widths.to_json()} if widths.bits else {}),
         "method": settings.method,
         "form": settings.form,
         **origin,
@@ -157,9 +164,14 @@ def _certified(
     return model
 
 
-def _restored(
+def scales_json(found: Scales) -> dict[str, Any]:
+    """Scales for a file: a number, or a list of one for each part."""
+    return {name: np.asarray(scale, np.float64).tolist() for name, scale in found.items()}
+
+
+def restored(
     loaded: LoadedModel, trained: Checkpoint
-) -> tuple[Graph, dict[str, np.float32], Map, Settings]:
+) -> tuple[Graph, Scales, Map, Widths, Settings]:
     """The trained graph and its scales. Raises InputError if they are not of this model."""
     header = trained.header
     if header["model"] != loaded.name:
@@ -168,23 +180,51 @@ def _restored(
             "the model that was trained"
         )
     graph = with_weights(graph_of(loaded), trained.weights())
-    wanted = {g for g, kind in assign_edges(graph).kinds.items() if kind != "logits"}
-    found = _scales(header["scales"], wanted, "checkpoint: expected", "the checkpoint")
     given = header["settings"]
     settings = Settings(*(str(given.get(key)) for key in ("method", "form", "input_kind")))
     mapping = maps.from_json(header["map"], loaded.name, "the checkpoint")
-    return graph, found, mapping, settings
+    widths = _widths(graph, header["widths"], mapping, "the checkpoint")
+    head = "checkpoint: expected"
+    found = _scales(header["scales"], graph, widths, head, "the checkpoint")
+    return graph, found, mapping, widths, settings
 
 
-def _scales(table: Any, wanted: set[str], head: str, source: str) -> dict[str, np.float32]:
-    """Scales of all groups from JSON. Raises InputError if they are not those."""
-    good = isinstance(table, dict) and set(table) == wanted
-    if not good or not all(isinstance(s, float) and 1e-37 < s < 3e38 for s in table.values()):
+def _widths(graph: Graph, data: dict[str, Any], mapping: Map, source: str) -> Widths:
+    """The bits in JSON, or the map's where there are none. Raises InputError."""
+    if not data:
+        return mapping.widths()
+    parts = find_parts(graph, layout_of(data, source))
+    known = {*assign_edges(graph).kinds, *(f(node.name) for node in graph for f in _INNER)}
+    return widths_from_json(data, parts, known, mapping.widths(), source)
+
+
+def _scales(table: Any, graph: Graph, widths: Widths, head: str, source: str) -> Scales:
+    """Scales of all quantizers from JSON. Raises InputError if they are not those."""
+    wanted = {g: 0 for g, kind in assign_edges(graph).kinds.items() if kind != "logits"}
+    if widths.bits:
+        wanted |= {weight_of(node.name): 1 for node in graph if node.op == "linear"}
+    wanted |= {name: 1 for name in wanted if widths.parts.count(name) > 1}
+    result = {}
+    if isinstance(table, dict) and set(table) == set(wanted):
+        result = {
+            name: _numbers(table[name], widths.parts.count(name) if listed else None)
+            for name, listed in wanted.items()
+        }
+    if not result or any(scale is None for scale in result.values()):
         raise InputError(
             f"{head} a positive scale for every tensor in {source}, found something else; "
             "export or train the model again"
         )
-    return {group: np.float32(scale) for group, scale in table.items()}
+    return {name: scale for name, scale in result.items() if scale is not None}
+
+
+def _numbers(value: Any, count: int | None) -> NDArray[np.float32] | np.float32 | None:
+    """A scale, or a list of `count`; None if it can be none."""
+    given = value if isinstance(value, list) and count is not None else [value]
+    good = all(isinstance(s, float) and 1e-37 < s < 3e38 for s in given)
+    if not good or (count is not None and (not isinstance(value, list) or len(given) != count)):
+        return None
+    return np.float32(value) if count is None else np.array(given, np.float32)
 
 
 def reference(program: Program) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -213,7 +253,7 @@ def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = 
             + ("pass it as --checkpoint" if "checkpoint" in stored else "pass --weights instead")
         )
     if trained is not None:
-        return quantize(loaded, *_restored(loaded, trained))
+        return quantize(loaded, *restored(loaded, trained))
     if stored.get("weights") != loaded.weights_digest:
         raise InputError(
             f"verify: expected the weights that {model.name} was exported from, found others "
@@ -223,12 +263,11 @@ def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = 
     if not isinstance(exponents, dict):
         raise InputError("verify: expected equalization exponents, found none; export again")
     graph = equalize(graph_of(loaded), exponents)
-    kinds = assign_edges(graph).kinds
-    wanted = {group for group, kind in kinds.items() if kind != "logits"}
-    found = _scales(stored.get("scales"), wanted, "verify: expected", "the metadata")
     settings = Settings(stored.get("method", ""), stored.get("form", ""), model.input_kind)
     mapping = maps.from_json(model.map, loaded.name, "the model's metadata")
-    return quantize(loaded, graph, found, mapping, settings)
+    widths = mapping.widths()
+    found = _scales(stored.get("scales"), graph, widths, "verify: expected", "the metadata")
+    return quantize(loaded, graph, found, mapping, widths, settings)
 
 
 def _certificate(program: Program, file: dict[str, Any]) -> dict[str, Any]:

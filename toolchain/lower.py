@@ -14,6 +14,7 @@ from mnq.ops.body import BATCH, DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from mnq.ops.integer import INT8, INT16, INT32
 from mnq.ops.patches.op import patches
 from mnq.ops.registry import OPERATORS, with_calls
+from mnq.runtime.packed import pack
 from mnq.toolchain.program import Program, Step
 from mnq.toolchain.views import VIEWS
 
@@ -40,6 +41,7 @@ def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
     model.functions.extend(operator.function for operator in with_calls(names))
     model.ir_version = IR_VERSION
     model.producer_name = PRODUCER
+    pack(model)
     # Without the shapes of inner tensors onnxruntime takes ten times as long to start.
     model = onnx.shape_inference.infer_shapes(model)
     for key in sorted(metadata):

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from mnq.ops.errors import InputError
 from mnq.ops.registry import METHODS, UNIFORM
+from mnq.toolchain.widths import Widths
 
 FORMAT = "mnq-map/1"
 MAX_BYTES = 8 << 20
@@ -37,6 +38,10 @@ class Map:
     defaults: dict[str, str] = field(default_factory=dict)
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def widths(self) -> Widths:
+        """The bits of every quantizer."""
+        return Widths(self.activation_bits, self.weight_bits)
 
     def resolve(self, sites: dict[str, str]) -> dict[str, Choice]:
         """The choice for every site of a model (site -> kind).

@@ -84,6 +84,7 @@ class Probe:
         if "m" in self.step.constants:
             m, e = (self._constant(name).double() for name in ("m", "e"))
             value = value * (m * torch.exp2(-e))
+        assert isinstance(self.step.scale, float), "only attention has several"
         return value * self.step.scale
 
     def _constant(self, name: str) -> torch.Tensor:

@@ -33,13 +33,26 @@ class Codes:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """A linear layer's weight: int8 codes (O, K), and their float32 scales (O, 1) or (O, K)."""
+
+    codes: torch.Tensor
+    scale: NDArray[np.float32]
+
+    def values(self) -> torch.Tensor:
+        """What the codes stand for, float32 (O, K)."""
+        return self.codes.to(torch.float32) * torch.from_numpy(self.scale).to(self.codes.device)
+
+
+@dataclass(frozen=True)
 class Step:
     """One tensor of the program.
 
     operator: an `mnq` operator's name, or a view of views.py.
     inputs: tensors read, in the operator's order; constants: the operator's other inputs.
     settings: attributes (`to`), or the view's settings.
-    shape: of the output, -1 where it grows with the batch; scale: value of one code of it.
+    shape: of the output, -1 where it grows with the batch; scale: value of one code of it, or
+    one for each part that has its own (heads.Parts).
     module: the torch module it comes from; site: its non-linear site, "" if none.
     reads: at a site, the codes that its non-linear function reads: in attention the scores.
     """
@@ -50,7 +63,7 @@ class Step:
     constants: Inputs
     settings: dict[str, Any]
     shape: tuple[int, ...]
-    scale: float
+    scale: float | tuple[float, ...]
     module: str
     site: str
     reads: Codes | None = None
@@ -80,7 +93,7 @@ class Step:
 class Program:
     """Steps in execution order; `constants` are code tensors that steps read by name.
 
-    weight_scales: of a linear layer's codes by its output, float32 per output channel.
+    weights: of linear layers, by their output, whole.
     features: scales of other tensors that the model returns, before `output`, by their names.
     """
 
@@ -89,7 +102,7 @@ class Program:
     constants: dict[str, NDArray[np.generic]]
     output: str
     output_scale: float
-    weight_scales: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
     features: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -43,11 +43,12 @@ def weight_scale(weight: torch.Tensor, bits: int, form: str = "ivit") -> NDArray
     return np.maximum(largest / steps(bits, form), _SMALLEST_SCALE).astype(np.float32)
 
 
-def quantize(x: torch.Tensor, scale: ArrayLike, bits: int) -> torch.Tensor:
-    """int32 codes of `x`, in float32: clamp(rne(f32(f32(1/S) * x))) (spec 1.1); S broadcasts.
+def quantize(x: torch.Tensor, scale: ArrayLike, bits: ArrayLike) -> torch.Tensor:
+    """int32 codes of `x`, in float32: clamp(rne(f32(f32(1/S) * x))) (spec 1.1); S, bits broadcast.
 
     Computed where `x` is: float32 products and roundings are the same on every device.
     """
     inverse = torch.as_tensor(np.float32(1.0) / np.asarray(scale, np.float32))
     codes = torch.round(x.to(torch.float32) * inverse.to(x.device))
-    return codes.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).to(torch.int32)
+    half = torch.as_tensor(np.exp2(np.asarray(bits, np.float32) - 1)).to(x.device)
+    return codes.clamp(-half, half - 1).to(torch.int32)

@@ -10,19 +10,39 @@ has it, a learned one the nearest.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import distributed
 
 from mnq.toolchain.calibrate import Statistics, ranges
 from mnq.toolchain.edges import Edges
 from mnq.toolchain.quantizers import activation_scale
+from mnq.toolchain.widths import Widths
 
 KINDS = ("ema", "learned")
 
 MOMENTUM = 0.95
-_SMALLEST_LOG = -23.0  # of a scale (spec 1.1)
+SMALLEST_LOG = -23.0
+"""log2 of the smallest scale (spec 1.1)."""
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How the codes of a tensor stand for values: group, scale and limits.
+
+    scale: one number, or one for each feature; tensor: that they are of, or the weight; batched:
+    whether its first axis is that of the images.
+    """
+
+    group: str
+    scale: float | torch.Tensor
+    limits: tuple[int, int]
+    tensor: str = ""
+    batched: bool = True
 
 
 class Ranges(torch.nn.Module):
@@ -59,24 +79,52 @@ class Ranges(torch.nn.Module):
         logs = [math.log2(activation_scale(found[g], self.widths[g], form)) for g in wanted]
         self.log_scale = torch.nn.Parameter(torch.tensor(logs)) if wanted else None
 
-    def scales(self) -> dict[str, np.float32]:
-        """A bf16 scale for every group, as `calibrate.scales` gives."""
+    def calibrated(self) -> dict[str, np.float32]:
+        """A bf16 scale for every group from its present range, as `calibrate.scales` gives."""
         tops = self.largest.tolist()
-        result = {
+        return {
             group: activation_scale(tops[number], self.widths[group], self.form)
             for group, number in self.index.items()
         }
+
+    def scales(self) -> Mapping[str, NDArray[np.float32] | np.float32]:
+        """A bf16 scale for every group, learned or from its range."""
+        result = self.calibrated()
         if self.log_scale is not None:
-            logs = self.log_scale.detach().cpu().double().clamp_min(_SMALLEST_LOG)
+            logs = self.log_scale.detach().cpu().double().clamp_min(SMALLEST_LOG)
             learned = torch.exp2(logs).to(torch.bfloat16).float().numpy()
             result |= {group: learned[number] for group, number in self.learned.items()}
         return result
 
-    def learned_logs(self) -> dict[str, torch.Tensor]:
-        """log2 of each learned scale: a scalar of the autograd graph."""
+    def bit_widths(self, uniform: Widths) -> Widths:
+        """The bits of every quantizer: here those of the map."""
+        return uniform
+
+    def inputs(self) -> dict[str, list[torch.Tensor]]:
+        """What autograd trains of each quantizer: log2 of its scale, if it is learned."""
         if self.log_scale is None:
             return {}
-        return dict(zip(self.learned, self.log_scale.unbind(), strict=True))
+        logs = self.log_scale.unbind()
+        return {group: [log] for group, log in zip(self.learned, logs, strict=True)}
+
+    def through(
+        self, quantizer: Quantizer, values: torch.Tensor, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The gradient that a quantizer passes to float `values`, and those of its `inputs`."""
+        lo, hi = quantizer.limits
+        scale = float(quantizer.scale)
+        # What rounds to a code inside the limits passes; as the derivative of a clamp, in one go.
+        ends = (lo - 0.5) * scale, (hi + 0.5) * scale
+        passed = torch.ops.aten.hardtanh_backward(gradient, values, *ends)
+        if quantizer.group not in self.learned:
+            return passed, []
+        return passed, [scale_gradient(values, scale, (lo, hi), gradient)]
+
+    def through_softmax(
+        self, quantizer: str, slopes: Callable[[], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Gradients for the `inputs` of a softmax's weights, from the slopes of every weight."""
+        return []
 
     def observe(self, group: str, values: torch.Tensor) -> None:
         """Note the largest magnitude of float `values`, before their quantizer clips them."""

@@ -102,10 +102,13 @@ class Trainer:
             {"params": [w for w in weights if w.ndim > 1], "rate": rate, "weight_decay": decay},
             {"params": [w for w in weights if w.ndim <= 1], "rate": rate, "weight_decay": 0.0},
         ]
-        if self.model.ranges.log_scale is not None:
-            logs = [self.model.ranges.log_scale]
-            groups.append({"params": logs, "rate": self.recipe.range_rate, "weight_decay": 0.0})
+        for name, parameter in self.model.ranges.named_parameters():
+            groups.append({"params": [parameter], "weight_decay": 0.0, **self.pace(name)})
         return [group for group in groups if group["params"]]
+
+    def pace(self, name: str) -> dict[str, Any]:
+        """The rate of a parameter of the quantizers, and what else AdamW has otherwise for it."""
+        return {"rate": self.recipe.range_rate}
 
     def factor(self) -> float:
         """The learning rates' share at the present step: a cosine from 1 to the floor."""
@@ -121,7 +124,7 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            loss = self._loss(images, targets)
+            loss = self.loss(images, targets)
         except InputError as error:
             if self.step == 0:
                 raise
@@ -141,6 +144,8 @@ class Trainer:
                 f"{self.step + 1} (epoch {self.step // self.batches + 1}); go on from the last "
                 "checkpoint with a lower --lr, or with --clip-grad"
             )
+        for parameter in self.frozen():
+            parameter.grad = None
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.factor()
         self.optimizer.step()
@@ -148,7 +153,12 @@ class Trainer:
         self.step += 1
         return mean
 
-    def _loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def frozen(self) -> list[torch.nn.Parameter]:
+        """What the present step leaves as it is."""
+        return []
+
+    def loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of one step's images: of labels, answers and features, as the recipe weighs."""
         recipe = self.recipe
         logits, *features = self.wrapped(images)
         loss = logits.new_zeros(())
@@ -201,9 +211,7 @@ class Trainer:
 
     def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
         """What the optimizer trains, by name."""
-        named = list(self.weights.items())
-        log_scale = self.model.ranges.log_scale
-        return named if log_scale is None else [*named, ("log_scale", log_scale)]
+        return [*self.weights.items(), *self.model.ranges.named_parameters()]
 
     def recipe_json(self) -> dict[str, Any]:
         """The recipe for a checkpoint's header."""

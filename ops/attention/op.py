@@ -176,20 +176,24 @@ def constants(
     form: str,
     accumulator_scale: ArrayLike,
     score_scale: ArrayLike,
-    value_scale: float,
-    out_scale: float,
+    value_scale: ArrayLike,
+    out_scale: ArrayLike,
     bits: int,
+    weight_bits: ArrayLike = 8,
 ) -> Constants:
     """Constant inputs of an attention operator, without `bias`.
 
-    accumulator_scale: S_q * S_k * (1/sqrt(d)); score_scale: of the b-bit scores, per head as
-    (H, 1, 1) or one number; value_scale: of v; out_scale: of the `bits`-bit output codes.
+    accumulator_scale: S_q * S_k * (1/sqrt(d)); score_scale: of the b-bit scores; value_scale: of v;
+    out_scale: of the `bits`-bit output codes; weight_bits: of the deferred form's weights. Each is
+    one number, or one per head as (H, 1, 1).
     """
     score = requantize_constants(np.asarray(accumulator_scale) / score_scale, bits)
     if form == "deferred":
-        softmax, unit = method.weight_constants(score_scale), DEFERRED_SCALE
+        softmax, unit = method.weight_constants(score_scale, weight_bits), DEFERRED_SCALE
     else:
         softmax = method.constants(score_scale, PROBABILITY_BITS)
         unit = method.probability_scale(PROBABILITY_BITS)
-    out = requantize_constants(np.asarray(value_scale, np.float64) * unit / out_scale, bits)
+    out = requantize_constants(
+        np.asarray(value_scale, np.float64) * unit / np.asarray(out_scale), bits
+    )
     return {**{f"{name}_s": value for name, value in score.items()}, **softmax, **out}

@@ -21,6 +21,7 @@ from mnq.ops.integer import (
 )
 from mnq.ops.method import (
     SoftmaxMethod,
+    largest_weight,
     offset_largest_sum,
     offset_probability,
     offset_probability_scale,
@@ -108,7 +109,7 @@ def constants(scale: ArrayLike, bits: int) -> Constants:
 def weigh(
     d: Integers, x0: Integers, b: Integers, c: Integers, m_w: Integers, e_w: Integers
 ) -> tuple[Integers, Integers]:
-    """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
+    """Deferred form (spec 4.7): weights of d = q - max <= 0, and their row sum."""
 
     def weights(d: Integers) -> Integers:
         z, k = i_exp(d, i64(x0), i64(b), i64(c))
@@ -118,10 +119,10 @@ def weigh(
     return w, row_total(w, lambda: weights(d * 0))
 
 
-def weight_constants(scale: ArrayLike) -> Constants:
-    """Inputs of `weigh` for codes at `scale`."""
+def weight_constants(scale: ArrayLike, bits: ArrayLike = 8) -> Constants:
+    """Inputs of `weigh` for codes at `scale` and weights of `bits` unsigned bits."""
     values = polynomial_constants(scale)
-    m, e = dyadic(255.0 / values["c"].astype(np.float64))
+    m, e = dyadic(largest_weight(bits) / values["c"].astype(np.float64))
     return {**values, "m_w": m, "e_w": e}
 
 

@@ -22,7 +22,7 @@ from mnq.ops.integer import (
     shift_right,
     where,
 )
-from mnq.ops.method import SoftmaxMethod, softmax_reference
+from mnq.ops.method import SoftmaxMethod, largest_weight, softmax_reference
 from mnq.ops.operator import Operator
 from mnq.ops.requantize.op import Constants, dyadic, rescale
 
@@ -80,7 +80,7 @@ def constants(scale: ArrayLike, bits: int) -> Constants:
 
 
 def weigh(d: Integers, x0: Integers, m_w: Integers, e_w: Integers) -> tuple[Integers, Integers]:
-    """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
+    """Deferred form (spec 4.7): weights of d = q - max <= 0, and their row sum."""
 
     def weights(d: Integers) -> Integers:
         return rescale(shift_exp(d, i64(x0), N), i64(m_w), i64(e_w))
@@ -89,10 +89,10 @@ def weigh(d: Integers, x0: Integers, m_w: Integers, e_w: Integers) -> tuple[Inte
     return w, row_total(w, lambda: weights(d * 0))
 
 
-def weight_constants(scale: ArrayLike) -> Constants:
-    """Inputs of `weigh` for codes at `scale`."""
+def weight_constants(scale: ArrayLike, bits: ArrayLike = 8) -> Constants:
+    """Inputs of `weigh` for codes at `scale` and weights of `bits` unsigned bits."""
     x0 = shift_exp_unit(scale)
-    m, e = dyadic(255.0 / (np.abs(x0.astype(np.float64)) * 2**N))
+    m, e = dyadic(largest_weight(bits) / (np.abs(x0.astype(np.float64)) * 2**N))
     return {"x0": x0, "m_w": m, "e_w": e}
 
 

@@ -18,6 +18,7 @@ from mnq.ops.integer import (
 )
 from mnq.ops.method import (
     SoftmaxMethod,
+    largest_weight,
     offset_largest_sum,
     offset_probability,
     offset_probability_scale,
@@ -29,14 +30,14 @@ from mnq.ops.requantize.op import Constants
 _ENTRIES = 256
 
 
-def exp_table(scale: ArrayLike, top: int) -> Constants:
+def exp_table(scale: ArrayLike, top: ArrayLike) -> Constants:
     """Inputs `table` and `base`: round_half_up(top * exp(-S t)), t = 0..255, in float64.
 
-    One table per scale, laid end to end; `base`, of the scale's shape, is where each begins.
+    One table per scale and top, laid end to end; `base`, of their shape, is where each begins.
     """
-    s = np.asarray(scale, np.float64)
+    s, tops = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(top, np.float64))
     steps = np.arange(_ENTRIES, dtype=np.float64)
-    rows: NDArray[np.float64] = top * np.exp(-s.reshape(-1, 1) * steps)
+    rows: NDArray[np.float64] = tops.reshape(-1, 1) * np.exp(-s.reshape(-1, 1) * steps)
     table = np.floor(rows + 0.5).astype(np.int32).reshape(-1)
     base = (np.arange(s.size, dtype=np.int32) * _ENTRIES).reshape(s.shape)
     return {"table": table, "base": base}
@@ -66,14 +67,14 @@ def constants(scale: ArrayLike, bits: int) -> Constants:
 
 
 def weigh(d: Integers, table: Integers, base: Integers) -> tuple[Integers, Integers]:
-    """Deferred form (spec 4.7): weights 0..255 of d = q - max <= 0, and their row sum."""
+    """Deferred form (spec 4.7): weights of d = q - max <= 0, and their row sum."""
     w = i64(gather(table, i64(base) - d))
     return w, row_total(w, lambda: i64(gather(table, i64(base))))
 
 
-def weight_constants(scale: ArrayLike) -> Constants:
-    """Inputs of `weigh` for codes at `scale`."""
-    return exp_table(scale, 255)
+def weight_constants(scale: ArrayLike, bits: ArrayLike = 8) -> Constants:
+    """Inputs of `weigh` for codes at `scale` and weights of `bits` unsigned bits."""
+    return exp_table(scale, largest_weight(bits))
 
 
 lut_softmax = Operator("LutSoftmax", compute)

@@ -53,7 +53,7 @@ def ready(
     loaded: LoadedModel, graph: Graph, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model is there at once."""
-    monkeypatch.setattr(command, "_subject", prepared(loaded, graph, statistics))
+    monkeypatch.setattr(command, "calibrated", prepared(loaded, graph, statistics))
 
 
 @pytest.mark.usefixtures("unloaded")

@@ -121,7 +121,7 @@ def program(name: str) -> Program:
         for i, (group, kind) in enumerate(edges.kinds.items())
     }
     image = image_input("uint8", MEAN, STD, (3, 8, 8))
-    return build(graph, edges, scales, mapping, mapping.resolve(graph.sites()), image)
+    return build(graph, edges, scales, mapping.widths(), mapping.resolve(graph.sites()), image)
 
 
 def models() -> Iterator[tuple[str, Model]]:

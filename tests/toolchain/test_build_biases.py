@@ -37,7 +37,7 @@ def one_layer(weight: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> Progr
     ]
     graph = Graph({node.name: node for node in nodes}, "input", "head")
     image = ImageInput("float", 2.0**-6, (0.0,), (1.0,), (1, 1, inputs))
-    return build(graph, assign_edges(graph), {}, Map("one"), {}, image)
+    return build(graph, assign_edges(graph), {}, Map("one").widths(), {}, image)
 
 
 MAGNITUDES = st.floats(-30, 30).map(lambda e: 2.0**e)

@@ -21,6 +21,7 @@ HEADER: dict[str, Any] = {
     "model": "tiny",
     "weights": "0123",
     "map": {"format": "mnq-map/1", "bits": {"activations": 8}},
+    "widths": {},
     "settings": {"method": "mse", "form": "ivit", "input_kind": "uint8"},
     "equalization": {"norm": [1, -2]},
     "calibration": {"source": "train \N{SNOWMAN}", "images": 16},

@@ -137,9 +137,9 @@ def test_residual_groups_follow_the_mean_beside_learned_scales() -> None:
 
 def test_learned_are_the_activation_groups_and_one_parameter_has_them() -> None:
     ranges = made(learned=True)
-    logs = ranges.learned_logs()
+    logs = ranges.inputs()
     assert list(logs) == ["act", "gelu", "zero"]
-    assert made().learned_logs() == {} and not list(made().parameters())
+    assert made().inputs() == {} and not list(made().parameters())
     (found,) = torch.autograd.grad(logs["gelu"] * 3, [*ranges.parameters()])
     assert found.tolist() == [0.0, 3.0, 0.0]
 

@@ -18,9 +18,10 @@ from mnq.ops.requantize.op import code_range
 from mnq.toolchain.calibrate import Histogram, Statistics
 from mnq.toolchain.edges import Edge, Edges
 from mnq.toolchain.graph import Node
+from mnq.toolchain.program import Weight
 from mnq.toolchain.quantizers import quantize
-from mnq.toolchain.ranges import Ranges
-from mnq.toolchain.surrogate import Call, Exact, Quantizer, Read
+from mnq.toolchain.ranges import Quantizer, Ranges
+from mnq.toolchain.surrogate import Call, Exact, Read
 
 ROUNDING = 1e-5  # float32 against float64: some hundred roundings of 2^-24
 BITS = 6
@@ -98,7 +99,8 @@ class Case:
         if self.op == "linear":
             outputs, inner = self.parameters["weight"]
             integers = torch.randint(-31, 32, (inner, outputs), generator=draw).to(torch.int8)
-            weight = integers, torch.rand(outputs, generator=draw) * 0.02 + 0.01
+            scale = torch.rand(outputs, generator=draw)[:, None] * 0.02 + 0.01
+            weight = Weight(integers.t(), scale.numpy())
         node = Node("y", self.op, ("a", "b", "c")[: len(reads)], (), "", made, self.settings)
         scores = Quantizer("y.scores", 0.0537, code_range(BITS)) if self.op == "attention" else None
         output = Quantizer("y", self.scale, code_range(BITS))
@@ -113,8 +115,8 @@ def leaves(call: Call) -> Tensors:
     inputs = [read.codes.double() * (read.scale or 0.0) for read in call.reads]
     parameters = {key: value.detach().double() for key, value in call.node.parameters.items()}
     if call.weight is not None:
-        codes, scales = (part.double() for part in call.weight)
-        parameters["weight"] = (codes * scales).t()
+        scale = torch.from_numpy(call.weight.scale).double()
+        parameters["weight"] = call.weight.codes.double() * scale
     return [value.clone().requires_grad_() for value in (*inputs, *parameters.values())]
 
 

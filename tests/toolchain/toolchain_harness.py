@@ -73,7 +73,7 @@ class Quantized:
         found = self.scales(mapping.activation_bits)
         choices = mapping.resolve(self.graph.sites())
         image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
-        return assemble(self.graph, self.edges, found, mapping, choices, image)
+        return assemble(self.graph, self.edges, found, mapping.widths(), choices, image)
 
     def _variants(self, bits: int = 8) -> Variants:
         """Every method at every site."""
@@ -90,7 +90,7 @@ class Quantized:
         found = self.scales(mapping.activation_bits) if found is None else found
         choices = mapping.resolve(self.graph.sites())
         image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
-        return build(self.graph, self.edges, found, mapping, choices, image, form)
+        return build(self.graph, self.edges, found, mapping.widths(), choices, image, form)
 
     def measure(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from mnq.toolchain.map import Map
@@ -27,8 +28,21 @@ def render(measurements: Measurements, mapping: Map | None) -> str:
     bit-width that was not measured, or if there is nothing to show.
     """
     view = View(measurements, mapping)
-    parts = [section for section in sections(view) if section[2]]
     title = f"{measurements.model}: integer methods by site"
+    return document(title, _INTRODUCTION, headline(view), sections(view))
+
+
+def document(
+    title: str,
+    introduction: str,
+    top: Html,
+    sections: Sequence[tuple[str, str, Sequence[Html]]],
+) -> str:
+    """An HTML file: a header with what is at the `top`, and the sections that are not empty.
+
+    sections: anchor, name and content of each.
+    """
+    parts = [section for section in sections if section[2]]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -38,7 +52,7 @@ def render(measurements: Measurements, mapping: Map | None) -> str:
     )
     body = element(
         "body",
-        element("header", element("h1", title), element("p", _INTRODUCTION), headline(view)),
+        element("header", element("h1", title), element("p", introduction), top),
         element("nav", *(element("a", name, href=f"#{anchor}") for anchor, name, _ in parts)),
         element(
             "main",

@@ -12,17 +12,19 @@ HeadAttention::HeadAttention(const Node& node, const Path& path, SoftmaxMethod m
       score_scale_(node, "m_s", "e_s", 32),
       scale_(node, "m", "e", 32),
       tables_(node, method, deferred, score_limits_.hi - score_limits_.lo) {
-  const Shape& shape = score_scale_.shape();
-  if (!score_scale_.is_scalar() && !(shape.size() == 3 && shape[1] == 1 && shape[2] == 1)) {
-    throw Refusal("input 'm_s': expected one number or shape (H, 1, 1), found " + text_of(shape));
-  }
-  if (!scale_.is_scalar()) {
-    throw Refusal("input 'm': expected one number, found shape " + text_of(scale_.shape()));
-  }
+  const auto require_heads = [](const char* name, const Shape& shape) {
+    if (count(shape) == 1 || (shape.size() == 3 && shape[1] == 1 && shape[2] == 1)) return;
+    throw Refusal(std::string("input '") + name +
+                  "': expected one number or shape (H, 1, 1), found " + text_of(shape));
+  };
+  require_heads("m_s", score_scale_.shape());
+  require_heads("m", scale_.shape());
+  require_heads("lo", limits_.shape());
 }
 
 void HeadAttention::require(int64_t heads, int64_t keys) const {
-  for (const int64_t found : {count(score_scale_.shape()), tables_.heads()}) {
+  for (const int64_t found : {count(score_scale_.shape()), count(scale_.shape()),
+                              count(limits_.shape()), tables_.heads()}) {
     if (found != 1 && found != heads) {
       throw Refusal("constants: expected one number or one per head, of which there are " +
                     std::to_string(heads) + ", found " + std::to_string(found));
@@ -55,9 +57,9 @@ void HeadAttention::attend(AttentionJob job, int64_t head, const int8_t* k, cons
   job.score_lo = score_limits_.lo;
   job.score_hi = score_limits_.hi;
   job.softmax = tables_.of(head);
-  job.scale = scale_.at(0, false);
-  job.lo = limits_.lo;
-  job.hi = limits_.hi;
+  job.scale = scale_.at(scale_.is_scalar() ? 0 : head, false);
+  job.lo = limits_.lo(head);
+  job.hi = limits_.hi(head);
   path_.attend(job);
 }
 

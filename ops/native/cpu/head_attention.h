@@ -27,7 +27,8 @@ class HeadAttention {
 
  private:
   const Path& path_;
-  Limits score_limits_, limits_;
+  Limits score_limits_;
+  PartLimits limits_;
   OwnedRescaling score_scale_, scale_;
   HeadTables tables_;
 };

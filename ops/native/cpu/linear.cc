@@ -12,7 +12,7 @@ namespace {
 class LinearKernel : public Kernel {
  public:
   LinearKernel(const Node& node, const Path& path, bool residual)
-      : path_(path), residual_(residual), to_(node.to), limits_(node) {
+      : path_(path), residual_(residual), to_(node.to) {
     node.activation("x", {Type::int8});
     const Tensor& w = node.constant("w", Type::int8);
     if (w.shape.size() != 2 || count(w.shape) == 0) {
@@ -27,6 +27,19 @@ class LinearKernel : public Kernel {
       const Tensor& r = node.activation("r", {Type::int16, Type::int8, Type::int32});
       residual_scale_ = OwnedRescaling(node, "m_r", "e_r", r.type == Type::int32 ? 32 : 16);
       residual_scale_.require_columns("m_r", n_);
+    }
+    if (to_ == Type::int8) {
+      parts_ = std::make_unique<PartLimits>(node);
+      if (!parts_->is_scalar() && parts_->shape() != Shape{n_}) {
+        throw Refusal("input 'lo': expected one number or shape " + text_of({n_}) + ", found " +
+                      text_of(parts_->shape()));
+      }
+      lo_ = parts_->least();
+      hi_ = parts_->largest();
+    } else {
+      const Limits limits(node);
+      lo_ = limits.lo;
+      hi_ = limits.hi;
     }
     weights_ = Packed(path, k_, n_);
     weights_.fill(w.as<int8_t>(), n_, 1);
@@ -63,17 +76,32 @@ class LinearKernel : public Kernel {
       finish.r_type = inputs[1].type;
       finish.residual_scale = residual_scale_.at(0, !residual_scale_.is_scalar());
     }
-    finish.lo = limits_.lo;
-    finish.hi = limits_.hi;
+    finish.lo = lo_;
+    finish.hi = hi_;
     weights_.multiply(inputs[0].as<int8_t>(), rows, job, context);
+    if (parts_ && !parts_->is_scalar()) limit(static_cast<int8_t*>(output), rows, context);
   }
 
  private:
+  // Columns to limits of their own, after those that all share.
+  void limit(int8_t* y, int64_t rows, Context& context) const {
+    constexpr int64_t step = 64;
+    const int8_t *lo = parts_->lows(), *hi = parts_->highs();
+    context.parallel((rows + step - 1) / step, [&](size_t task) {
+      const int64_t first = static_cast<int64_t>(task) * step;
+      for (int64_t row = first; row < std::min(rows, first + step); ++row) {
+        int8_t* codes = y + row * n_;
+        for (int64_t j = 0; j < n_; ++j) codes[j] = std::min(std::max(codes[j], lo[j]), hi[j]);
+      }
+    });
+  }
+
   const Path& path_;
   bool residual_;
   Type to_;
   int64_t k_, n_;
-  Limits limits_;
+  int32_t lo_, hi_;
+  std::unique_ptr<PartLimits> parts_;  // of int8 codes
   OwnedRescaling scale_, residual_scale_;
   Packed weights_;
 };

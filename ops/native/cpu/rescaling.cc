@@ -61,4 +61,22 @@ Limits::Limits(const Node& node, Type to, const char* lo_name, const char* hi_na
   }
 }
 
+PartLimits::PartLimits(const Node& node) {
+  const Tensor &lo = node.constant("lo", Type::int32), &hi = node.constant("hi", Type::int32);
+  shape_ = lo.shape;
+  if (hi.shape != shape_ || count(shape_) == 0) {
+    throw Refusal("inputs 'lo' and 'hi': expected equal shapes, found " + text_of(shape_) +
+                  " and " + text_of(hi.shape));
+  }
+  for (int64_t part = 0; part < count(shape_); ++part) {
+    const int32_t low = lo.as<int32_t>()[part], high = hi.as<int32_t>()[part];
+    if (low > high || low < -128 || high > 127) {
+      throw Refusal("inputs 'lo' and 'hi': expected intervals within int8, found " +
+                    std::to_string(low) + " and " + std::to_string(high));
+    }
+    lo_.push_back(static_cast<int8_t>(low));
+    hi_.push_back(static_cast<int8_t>(high));
+  }
+}
+
 }  // namespace mnq
