@@ -83,7 +83,7 @@ def fp16(source: Path, target: Path, images: Images) -> None:
     from onnxruntime.transformers import optimizer
 
     model = optimizer.optimize_model(
-        str(source), model_type="vit", opt_level=0, use_gpu=True, only_onnxruntime=False
+        str(source), model_type="bert", opt_level=0, use_gpu=True, only_onnxruntime=False
     )
     model.convert_float_to_float16(keep_io_types=False)
     model.save_model_to_file(str(target))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,10 @@ def faulty_library(folder: Path) -> Path:
     command += [str(Path(__file__).with_name("cli_fault.cc")), *map(str, objects)]
     command += ["-Wl,--wrap=_ZN3mnq11definitionsEv", "-pthread", "-o", str(library)]
     command += [f"-Wl,--version-script={root / 'ops/native/exports.map'}"]
+    cache = (build / "CMakeCache.txt").read_text()
+    runtime = re.search(r"^CUDA_cudart_static_LIBRARY:FILEPATH=(/.*)$", cache, re.MULTILINE)
+    if runtime is not None:  # the objects have kernels for GPUs
+        command += [runtime.group(1), "-ldl", "-lrt"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return library
