@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from mnq.cli.calibration import BATCH, Ranges
 from mnq.cli.common import COUNT, Command, Screen, need_train, output_options
-from mnq.models.images import ImageSet, batches, label_index
 from mnq.ops.errors import InputError
 from mnq.ops.files import check_writable, write_atomically
 
@@ -81,7 +78,7 @@ def bits_report(
         )
     name = str(found.header["model"])
     screen.note(f"reading {name}")
-    graph, _, _, widths, _ = restored(load(name, random=0), found)
+    graph, _, _, _, widths = restored(load(name, random=0), found)
     page = Searched(name, graph, assign_edges(graph), widths, _budget(found.header["recipe"]))
     sensitivity = None
     if calib is not None and images is not None:
@@ -107,8 +104,11 @@ def _sensitivity(
     screen: Screen, loaded: LoadedModel, calib: Path, images: Path, count: int
 ) -> Sensitivity:
     """What every head of the float model costs at 2 bits, with 8 bits elsewhere."""
+    import numpy as np
     import torch
 
+    from mnq.cli.calibration import BATCH, Ranges
+    from mnq.models.images import ImageSet, batches, label_index
     from mnq.ops.library import library_path
     from mnq.toolchain import export as toolchain
     from mnq.toolchain import map as maps

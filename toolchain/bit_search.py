@@ -19,7 +19,7 @@ from mnq.toolchain.qat import QuantizedModel
 from mnq.toolchain.train import Recipe, Trainer
 
 PAPER_ETA = 46.0
-"""The paper's 0.1 for a square of BitOPs in G, for its DeiT-T of 21.455 G: 0.1 * 21.455^2."""
+"""The paper's 0.1 for a square of BitOPs in G, for its model of 21.455 G: 0.1 * 21.455^2."""
 
 
 @dataclass(frozen=True)

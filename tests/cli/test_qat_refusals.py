@@ -134,10 +134,10 @@ def test_images_whose_classes_are_not_the_models(
 def test_images_of_a_model_without_class_names_must_be_of_all_classes(
     base: tuple[object, ...], small: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = command._images
+    real = command.open_images
     monkeypatch.setattr(
         command,
-        "_images",
+        "open_images",
         lambda made, *others: real(
             replace(made, loaded=replace(made.loaded, classes=None)), *others
         ),

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "toolchain"
 SOURCES = sorted(FOLDER.glob("*.py"))
 
 ARCHITECTURE = re.compile(r"vit|deit|swin|beit|dino|timm", re.IGNORECASE)
-METHODS = re.compile(r"i-?vit|fq-?vit", re.IGNORECASE)  # named after their papers
+METHODS = re.compile(r"i-?vit|f?q-?vit", re.IGNORECASE)  # named after their papers
 PACKAGE = {"export.py": {"timm"}, "peers.py": {"timm"}}  # whose version they record
 
 
