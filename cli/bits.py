@@ -78,7 +78,7 @@ def bits_report(
         )
     name = str(found.header["model"])
     screen.note(f"reading {name}")
-    graph, _, _, widths, _ = restored(load(name, random=0), found)
+    graph, _, _, _, widths = restored(load(name, random=0), found)
     page = Searched(name, graph, assign_edges(graph), widths, _budget(found.header["recipe"]))
     sensitivity = None
     if calib is not None and images is not None:

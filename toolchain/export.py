@@ -79,13 +79,13 @@ def quantize(
     graph: Graph,
     found: Scales,
     mapping: Map,
-    widths: Widths,
     settings: Settings,
+    widths: Widths | None = None,
 ) -> Program:
-    """The integer program for scales by quantizer."""
+    """The integer program for scales by quantizer; widths: the map's, if there are no others."""
     image = input_of(loaded, settings)
-    choices = mapping.resolve(graph.sites())
-    return build(graph, assign_edges(graph), found, widths, choices, image, settings.form)
+    choices, bits = mapping.resolve(graph.sites()), widths or mapping.widths()
+    return build(graph, assign_edges(graph), found, bits, choices, image, settings.form)
 
 
 def export(
@@ -116,7 +116,7 @@ def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
 
     Raises InputError if the checkpoint is of another model.
     """
-    graph, found, mapping, widths, settings = restored(loaded, trained)
+    graph, found, mapping, settings, widths = restored(loaded, trained)
     header = trained.header
     origin = {
         "equalization": dict(sorted(header["equalization"].items())),
@@ -138,7 +138,7 @@ def _certified(
     settings: Settings,
     origin: dict[str, Any],
 ) -> ModelProto:
-    program = quantize(loaded, graph, found, mapping, widths, settings)
+    program = quantize(loaded, graph, found, mapping, settings, widths)
     quantization = {
         "scales": scales_json(dict(sorted(found.items()))),
         **({"widths": widths.to_json()} if widths.bits else {}),
@@ -171,7 +171,7 @@ def scales_json(found: Scales) -> dict[str, Any]:
 
 def restored(
     loaded: LoadedModel, trained: Checkpoint
-) -> tuple[Graph, Scales, Map, Widths, Settings]:
+) -> tuple[Graph, Scales, Map, Settings, Widths]:
     """The trained graph and its scales. Raises InputError if they are not of this model."""
     header = trained.header
     if header["model"] != loaded.name:
@@ -186,7 +186,7 @@ def restored(
     widths = _widths(graph, header["widths"], mapping, "the checkpoint")
     head = "checkpoint: expected"
     found = _scales(header["scales"], graph, widths, head, "the checkpoint")
-    return graph, found, mapping, widths, settings
+    return graph, found, mapping, settings, widths
 
 
 def _widths(graph: Graph, data: dict[str, Any], mapping: Map, source: str) -> Widths:
@@ -267,7 +267,7 @@ def rebuild(model: ModelFile, loaded: LoadedModel, trained: Checkpoint | None = 
     mapping = maps.from_json(model.map, loaded.name, "the model's metadata")
     widths = mapping.widths()
     found = _scales(stored.get("scales"), graph, widths, "verify: expected", "the metadata")
-    return quantize(loaded, graph, found, mapping, widths, settings)
+    return quantize(loaded, graph, found, mapping, settings, widths)
 
 
 def _certificate(program: Program, file: dict[str, Any]) -> dict[str, Any]:

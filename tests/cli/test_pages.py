@@ -98,7 +98,7 @@ def test_commands_and_options_of_the_page_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "assign", "export", "qat", "verify", "lint", "eval", "bench"]
+    "verb", ["demo", "assign", "export", "qat", "search", "verify", "lint", "eval", "bench"]
 )
 def test_every_option_of_a_command_is_on_its_page(verb: str) -> None:
     (page,) = re.findall(rf"^## mnq-{verb}\n(.*?)(?=^## |\Z)", PAGES[0].read_text(), re.M | re.S)

@@ -78,4 +78,4 @@ def test_bits_stay_between_two_and_eight(quantized: Quantized, pixels: torch.Ten
     trainer = search(quantized, batches=4, bits=2, bits_rate=9.0)
     train(trainer, pixels, 4)
     bits = trainer.quantizers.bits
-    assert bits is not None and 2 <= float(bits.min()) <= float(bits.max()) <= 8
+    assert bits is not None and 2 <= float(bits.detach().min()) <= float(bits.detach().max()) <= 8

@@ -182,6 +182,10 @@ def test_metadata_that_is_missing_or_of_another_kind_is_refused(
         assert f"damaged ({key} that is no {kind})" in refusal(read, stored(path, {key: text}))
 
 
+def test_a_checkpoint_from_before_bits_were_learned_has_the_map_s(path: Path) -> None:
+    assert read(stored(path, {"widths": None})).header["widths"] == {}
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}}", "tiny", "[" * 100_000])
 def test_metadata_that_is_no_json_is_refused(
     text: str, path: Path, refusal: Callable[..., str]

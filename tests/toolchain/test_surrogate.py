@@ -21,7 +21,7 @@ from mnq.toolchain.graph import Node
 from mnq.toolchain.program import Weight
 from mnq.toolchain.quantizers import quantize
 from mnq.toolchain.ranges import Quantizer, Ranges
-from mnq.toolchain.surrogate import Call, Exact, Read
+from mnq.toolchain.surrogate import Call, Exact, Read, softmax_slope, weights_of_bits
 
 ROUNDING = 1e-5  # float32 against float64: some hundred roundings of 2^-24
 BITS = 6
@@ -265,3 +265,21 @@ def test_bfloat16_changes_gradients_little(name: str) -> None:
         assert (found.dtype == torch.bfloat16) == (number < len(low.reads))  # of codes
         cosine = torch.cosine_similarity(found.float().flatten(), want.flatten(), 0)
         assert float(cosine) > 0.999
+
+
+def test_softmax_weights_of_few_bits_are_those_of_the_definition() -> None:
+    """Numbers from 0 to 2^b - 1 relative to the row's largest, over their sum."""
+    scores = torch.tensor([[0.0, -0.5, -1.0, -9.0], [3.0, 3.0, 3.0, 3.0]])
+    bits = torch.tensor([[2.0], [3.0]])
+    found = weights_of_bits(scores, bits)
+    wanted = torch.tensor([[3.0, 2, 1, 0], [7, 7, 7, 7]])
+    assert torch.equal(found, wanted / wanted.sum(-1, keepdim=True))
+    fine = weights_of_bits(scores, torch.tensor(20.0))
+    assert torch.allclose(fine, scores.softmax(-1), atol=1e-6)
+
+
+def test_the_slope_of_bits_is_that_from_one_fewer_to_one_more() -> None:
+    scores = torch.tensor([[0.0, -0.3, -1.1, -2.0]])
+    more, fewer = (weights_of_bits(scores, torch.tensor(b)) for b in (5.0, 3.0))
+    assert torch.equal(softmax_slope(scores, torch.tensor(4.0)), (more - fewer) / 2)
+    assert float(softmax_slope(scores, torch.tensor(4.0)).sum()) == pytest.approx(0, abs=1e-6)
