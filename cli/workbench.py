@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
     from mnq.toolchain.calibrate import Statistics
     from mnq.toolchain.export import Settings
     from mnq.toolchain.graph import Graph
-    from mnq.toolchain.map import Map
     from mnq.toolchain.measurements import Measurements, Search
-    from mnq.toolchain.program import Program
     from mnq.toolchain.search import Bench
     from mnq.toolchain.variants import Methods, Variants
 
@@ -128,11 +127,7 @@ class Workbench:
         if bits not in self._variants:
             method, form = self.settings.method, self.settings.form
             found = scales(self.statistics, assign_edges(self.graph), bits, method, form)
-
-            def build(mapping: Map) -> Program:
-                widths = mapping.widths()
-                return quantize(self.loaded, self.graph, found, mapping, widths, self.settings)
-
+            build = partial(quantize, self.loaded, self.graph, found, settings=self.settings)
             made = variants(self.loaded.name, self.graph.sites(), bits, build)
             for site, reasons in made.unusable.items():
                 for method, reason in reasons.items():

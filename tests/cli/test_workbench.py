@@ -32,8 +32,7 @@ def test_programs_are_those_that_an_export_would_build(
     bench = make_bench(settings=settings)
     graph = equalize(graph_of(loaded), statistics.equalization)
     found = scales(statistics, assign_edges(graph), 6, settings.method, settings.form)
-    mapping = maps.uniform("digits", "ibert", 6)
-    expected = quantize(loaded, graph, found, mapping, mapping.widths(), settings)
+    expected = quantize(loaded, graph, found, maps.uniform("digits", "ibert", 6), settings)
     variants = bench.variants(6)
     assert bench.variants(6) is variants
     program = variants.program(variants.uniform("ibert"))

@@ -149,7 +149,6 @@ def test_full_size_models_with_random_weights_are_proved(name: str) -> None:
     for method, bits in (("ivit", 8), ("ibert", 8), ("fqvit", 8), ("lut", 8), ("fqvit", 4)):
         ranges = scales(statistics, assign_edges(graph), bits)
         mapping = maps.uniform(name, method, bits)
-        given = (ranges, mapping, mapping.widths(), exports.Settings())
-        rows = prove(exports.quantize(found, graph, *given))
+        rows = prove(exports.quantize(found, graph, ranges, mapping, exports.Settings()))
         spare = {kind: place["spare"] for kind, place in tightest(rows).items()}
         assert spare["int64"] >= 1 and spare["int32"] >= 6 and spare["sum"] >= 9
