@@ -9,6 +9,8 @@
 #include "ops/native/cpu/path.h"
 #if defined(MNQ_CUDA)
 #include "ops/native/cuda/definitions.h"
+#else
+#include "cuda_lacking.h"  // of the build: MNQ_CUDA_LACKING
 #endif
 #include "ops/native/kernel.h"
 

@@ -54,7 +54,7 @@ def checkpoints(
         def read(data: bytes) -> None:
             file.write(data)
             found = checkpoint.read(file.path)
-            export.quantize(loaded, *export._restored(loaded, found))
+            export.quantize(loaded, *export.restored(loaded, found))
             trainer.restore(found.tensors, 1)
 
         path = tmp_path_factory.mktemp("run") / "last.safetensors"
