@@ -121,13 +121,13 @@ class Workbench:
         """All methods at all sites at a bit-width; made once."""
         from mnq.toolchain.calibrate import scales
         from mnq.toolchain.edges import assign_edges
-        from mnq.toolchain.export import quantize
+        from mnq.toolchain.export import quantize_sites
         from mnq.toolchain.variants import variants
 
         if bits not in self._variants:
             method, form = self.settings.method, self.settings.form
             found = scales(self.statistics, assign_edges(self.graph), bits, method, form)
-            build = partial(quantize, self.loaded, self.graph, found, settings=self.settings)
+            build = partial(quantize_sites, self.loaded, self.graph, found, settings=self.settings)
             made = variants(self.loaded.name, self.graph.sites(), bits, build)
             for site, reasons in made.unusable.items():
                 for method, reason in reasons.items():

@@ -22,11 +22,15 @@ class Operator:
     order (`input_names` where they are made by a factory), and its keyword-only parameters
     are attributes: all of them element types, the only attributes there are. It is written
     in the functions of `integer.py`.
+
+    elementwise: every code it writes depends on the one code at its place in the only activation,
+    and on nothing else that differs from place to place.
     """
 
     name: str
     compute: Callable[..., Integers]
     input_names: tuple[str, ...] = ()
+    elementwise: bool = False
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from mnq.ops.method import GeluMethod, LayerNormMethod, SoftmaxMethod
 from mnq.ops.operator import Operator
 from mnq.ops.patches.op import patches
 from mnq.ops.qlinear.op import qlinear, qlinear_add
+from mnq.ops.qlinear_lut.op import qlinear_lut
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.requantize.op import requantize
 from mnq.ops.requantize_add.op import requantize_add
@@ -75,6 +76,7 @@ OPERATORS: dict[str, Operator] = {
         requantize_add,
         qlinear,
         qlinear_add,
+        qlinear_lut,
         qmatmul,
         *(method.operator for method in SOFTMAX.values()),
         *(method.operator for method in GELU.values()),

@@ -61,7 +61,7 @@ def work(model: ModelProto, batch: int) -> Work:
         if node.domain != DOMAIN:
             continue
         made, read = shapes.get(node.output[0], [0]), shapes.get(node.input[0], [0])
-        if node.op_type in ("QLinear", "QLinearAdd"):
+        if node.op_type.startswith("QLinear"):
             w = next(weights[name] for name in node.input if len(weights.get(name, ())) == 2)
             macs += _known(made) // w[1] * math.prod(w)
         elif node.op_type == "QMatMul":

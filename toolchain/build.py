@@ -26,7 +26,7 @@ from mnq.ops.requantize.op import requantize as requantize_operator
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
 from mnq.toolchain.edges import Edges
-from mnq.toolchain.fuse import fuse
+from mnq.toolchain.fuse import fuse, fuse_views
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.heads import softmax_of, weight_of
 from mnq.toolchain.image import ImageInput
@@ -63,13 +63,26 @@ def build(
     image: ImageInput,
     form: str = "ivit",
 ) -> Program:
-    """The integer program of a calibrated graph, views fused into operators where they fit.
+    """The integer program of a calibrated graph, its operators fused where they fit.
 
     scales: per quantizer group (calibrate.scales); `image` replaces the input group's scale.
     Weights without a scale of their own get one per output channel, by `form`
     (quantizers.RANGES).
     """
     return fuse(assemble(graph, edges, scales, widths, choices, image, form))
+
+
+def build_sites(
+    graph: Graph,
+    edges: Edges,
+    scales: Scales,
+    widths: Widths,
+    choices: dict[str, Choice],
+    image: ImageInput,
+    form: str = "ivit",
+) -> Program:
+    """`build` with a step for every site alone: what measures or swaps methods needs one."""
+    return fuse_views(assemble(graph, edges, scales, widths, choices, image, form))
 
 
 def assemble(
@@ -81,7 +94,7 @@ def assemble(
     image: ImageInput,
     form: str = "ivit",
 ) -> Program:
-    """`build` before the fusion of views: every node of the graph makes a tensor of its name."""
+    """`build` before any fusion: every node of the graph makes a tensor of its name."""
     return _Builder(graph, edges, {**scales}, widths, choices, image, form).build()
 
 

@@ -18,7 +18,7 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate, contents, overflow
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import Scales, build
+from mnq.toolchain.build import Scales, build, build_sites
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
 from mnq.toolchain.checkpoint import Checkpoint
@@ -83,9 +83,28 @@ def quantize(
     widths: Widths | None = None,
 ) -> Program:
     """The integer program for scales by quantizer; widths: the map's, if there are no others."""
+    return build(*_source(loaded, graph, found, mapping, settings, widths))
+
+
+def quantize_sites(
+    loaded: LoadedModel, graph: Graph, found: Scales, mapping: Map, settings: Settings
+) -> Program:
+    """`quantize` with a step for every site alone (`build_sites`)."""
+    return build_sites(*_source(loaded, graph, found, mapping, settings, None))
+
+
+def _source(
+    loaded: LoadedModel,
+    graph: Graph,
+    found: Scales,
+    mapping: Map,
+    settings: Settings,
+    widths: Widths | None,
+) -> tuple[Any, ...]:
+    """The arguments of `build` and `build_sites`."""
     image = input_of(loaded, settings)
     choices, bits = mapping.resolve(graph.sites()), widths or mapping.widths()
-    return build(graph, assign_edges(graph), found, bits, choices, image, settings.form)
+    return graph, assign_edges(graph), found, bits, choices, image, settings.form
 
 
 def export(

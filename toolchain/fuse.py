@@ -1,4 +1,4 @@
-"""Fuse: views vanish where an operator reads or writes the tensor as it is without them.
+"""Fuse: tensors vanish where an operator reads or writes what is before or behind them as well.
 
 Every tensor that is left has its name and its integers; those of fused attention are in the order
 (B, N, H, d) instead of (B, H, N, d).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mnq.toolchain.lookup import look_up
 from mnq.toolchain.pack import only_reader, pack, without_unread
 from mnq.toolchain.program import Program, Step
 
@@ -19,7 +20,13 @@ def fuse(program: Program) -> Program:
 
     1. Attention on parts of one qkv tensor: the packed or the window operator (pack.py).
     2. reshape, transpose, reshape of the image into patches: it enters as patches.
+    3. A linear layer and the elementwise operator behind it: one operator (lookup.py).
     """
+    return look_up(fuse_views(program))
+
+
+def fuse_views(program: Program) -> Program:
+    """The first two replacements alone: every site keeps a step of its own."""
     return _cut_image(pack(program))
 
 

@@ -53,7 +53,8 @@ class Step:
     settings: attributes (`to`), or the view's settings.
     shape: of the output, -1 where it grows with the batch; scale: value of one code of it, or
     one for each part that has its own (heads.Parts).
-    module: the torch module it comes from; site: its non-linear site, "" if none.
+    module: the torch module it comes from, or several with commas; site: its non-linear site, ""
+    if none.
     reads: at a site, the codes that its non-linear function reads: in attention the scores.
     """
 

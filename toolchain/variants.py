@@ -72,7 +72,8 @@ def variants(
     bits: int,
     build: Callable[[Map], Program],
 ) -> Variants:
-    """All methods of the registry at all sites. `build` makes the program of a map of `model`.
+    """All methods of the registry at all sites. `build` makes the program of a map of `model`, with
+    a step for every site.
 
     A method whose operator refuses a site (scales out of its range) is noted as unusable there.
     Raises InputError if a site has no other.

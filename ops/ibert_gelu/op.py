@@ -78,5 +78,5 @@ def constants(scale: float, out_scale: float, bits: int) -> Constants:
     return {**values, **requantize_constants(raw_scale / out_scale, bits)}
 
 
-ibert_gelu = Operator("IBertGelu", compute)
+ibert_gelu = Operator("IBertGelu", compute, elementwise=True)
 method = GeluMethod("IBert", ibert_gelu, constants, gelu_reference, raw)

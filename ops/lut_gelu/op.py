@@ -25,5 +25,5 @@ def constants(scale: float, out_scale: float, bits: int) -> Constants:
     return {"table": np.clip(np.floor(exact + 0.5), *code_range(bits)).astype(np.int8)}
 
 
-lut_gelu = Operator("LutGelu", compute)
+lut_gelu = Operator("LutGelu", compute, elementwise=True)
 method = GeluMethod("Lut", lut_gelu, constants, gelu_reference, None)

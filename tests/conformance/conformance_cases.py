@@ -22,6 +22,7 @@ def cases() -> dict[str, list[Case]]:
         linear.requantize(),
         linear.requantize_add(),
         linear.layers(),
+        linear.looked_up(),
         linear.products(),
         ends.patches(),
         ends.l2_normalize(),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from conformance_draw import BITS, INT32_MAX, Array, Case, Draw, codes, named
 
+from mnq.ops.lut_gelu.op import constants as gelu_constants
 from mnq.ops.requantize.op import Constants
 from mnq.ops.requantize.op import constants as requantize_constants
 from mnq.ops.requantize_add.op import constants as requantize_add_constants
@@ -171,6 +172,38 @@ def layers() -> Iterator[Case]:
     yield every
     constants = {"m_r": m[::-1].copy(), "e_r": e[::-1].copy(), **scaling(m, e, 16)}
     yield added(every, codes(draw, (4, 62), 16), constants, "int16")
+
+
+def looked_up() -> Iterator[Case]:
+    """QLinearLut: tables of GELU, and of any codes, behind limits that leave few of them."""
+    draw = Draw("QLinearLut")
+
+    def case(name: str, x: Array, w: Array, constants: Constants, table: Array) -> Case:
+        bias = draw.integers(-(2**9), 2**9, (w.shape[1],))
+        fixed: dict[str, Array] = {
+            "w": w.astype(np.int8),
+            "bias": bias.astype(np.int32),
+            **constants,
+            "table": table.astype(np.int8),
+        }
+        return Case("QLinearLut", name, {"x": x}, fixed, None)
+
+    for bits in BITS:
+        lo, hi = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        x, w = codes(draw, (1, 11, 6), bits), draw.integers(lo, hi, (6, 5))
+        scale = 2.0 ** (3 - bits)
+        gelu = gelu_constants(scale, scale, bits)["table"]
+        ratios = draw.ratios(-11, -6, 5) * 4.0 ** (8 - bits)
+        yield case(f"{bits} bits, GELU", x, w, requantize_constants(ratios, bits), gelu)
+    x, w = codes(draw, (13, 6), 8), draw.integers(-128, 127, (6, 4))
+    table = draw.integers(-128, 127, (256,))
+    one = requantize_constants(2.0**-8, 8)
+    yield case("any table, per tensor", x, w, one, table)
+    few = {"lo": np.array([-128, -2, 0, 127], np.int32), "hi": np.array([127, 1, 0, 127], np.int32)}
+    yield case("any table, limits per channel", x, w, {**one, **few}, table)
+    m, e = every_shift(draw)
+    x, w = codes(draw, (4, 3), 8)[[2, 3, 1, 0]], draw.integers(-128, 127, (3, 62))
+    yield case("every shift, multipliers of both signs", x, w, scaling(m, e, 8), table)
 
 
 def products() -> Iterator[Case]:

@@ -62,6 +62,10 @@ def layer(c: Inputs) -> Integers:
     return np.matmul(c["x"], c["w"]) + c["bias"]
 
 
+def looked_up(codes: Integers, c: Inputs) -> Integers:
+    return c["table"][(codes + 128).astype(np.int64)]
+
+
 # Softmax: exponentials of a row, then codes of the operator, probabilities or weights of attention.
 
 
@@ -219,11 +223,12 @@ OPERATORS: dict[str, Callable[[Inputs], Integers]] = {
     "RequantizeAdd": lambda c: added(c["z"], c),
     "QLinear": lambda c: requantized(layer(c), c),
     "QLinearAdd": lambda c: added(layer(c), c),
+    "QLinearLut": lambda c: looked_up(requantized(layer(c), c), c),
     "QMatMul": lambda c: requantized(np.matmul(c["a"], c["b"]) + c["bias"], c),
     **{f"{prefix}Softmax": softmax(method) for prefix, method in METHODS.items()},
     "IVitGelu": ivit_gelu,
     "IBertGelu": ibert_gelu,
-    "LutGelu": lambda c: c["table"][(c["q"] + 128).astype(np.int64)],
+    "LutGelu": lambda c: looked_up(c["q"], c),
     "IVitLayerNorm": layernorm(plain.i_layernorm, "bq"),
     "IBertLayerNorm": layernorm(plain.bert_layernorm, "bq", "shift"),
     "FqVitLayerNorm": layernorm(plain.fq_layernorm, "mant", "p", "bq"),

@@ -29,6 +29,7 @@ KIT = ROOT / "conformance"
 AGAIN = f"run: .venv/bin/{generate.COMMAND}"
 TYPE = re.compile(r"\bu?int\d+\b")
 CODE_SPAN = re.compile(r"`(\w+)`")
+LAYERS = ("QLinear", "QLinearAdd", "QLinearLut")
 
 ALL = list(kit.vectors())
 OF: dict[str, list[kit.Vector]] = defaultdict(list)
@@ -104,6 +105,7 @@ def test_every_element_type_of_the_page_is_covered(operator: str) -> None:
     [
         *((operator, "m") for operator in ("Requantize", "RequantizeAdd", "QLinear", "QMatMul")),
         *(("QLinearAdd", name) for name in ("m", "m_r")),
+        *(("QLinearLut", name) for name in ("m", "lo")),
         *(("Softmax", name) for name in ("x0", "base")),
         *(("Attention", name) for name in ("m_s", "x0", "base")),
     ],
@@ -116,10 +118,10 @@ def test_constants_come_per_tensor_and_per_channel_or_head(suffix: str, name: st
 
 
 def test_multipliers_have_both_signs_and_shifts_reach_their_ends() -> None:
-    for operator in ("Requantize", "RequantizeAdd", "QLinear", "QLinearAdd", "QMatMul"):
+    for operator in ("Requantize", "RequantizeAdd", *LAYERS, "QMatMul"):
         m = np.concatenate([v.constants["m"].reshape(-1) for v in OF[operator]])
         assert m.min() < 0 < m.max(), operator
-    for operator in ("Requantize", "RequantizeAdd", "QLinear", "QLinearAdd", "IVitLayerNorm"):
+    for operator in ("Requantize", "RequantizeAdd", *LAYERS, "IVitLayerNorm"):
         e = np.concatenate([v.constants["e"].reshape(-1) for v in OF[operator]])
         assert set(e.tolist()) == set(range(1, 63)), operator
 

@@ -21,6 +21,7 @@ from mnq.ops.mean_tokens.op import mean_tokens
 from mnq.ops.patches.op import constants as patches_constants
 from mnq.ops.patches.op import patches
 from mnq.ops.qlinear.op import qlinear, qlinear_add
+from mnq.ops.qlinear_lut.op import qlinear_lut
 from mnq.ops.qmatmul.op import qmatmul
 from mnq.ops.registry import (
     ATTENTION,
@@ -129,6 +130,14 @@ def layer(
     r = codes(rng, (1, tokens, outer), 16)
     constants = fixed | requantize_add_constants(ratios * 2**bits, 0.9, 16)
     return Case(qlinear_add, {"x": x, "r": r}, constants, {"to": INT16})
+
+
+def looked_up(rng: np.random.Generator, inner: int, outer: int, bits: int, tokens: int) -> Case:
+    """The same layer without a residual, and a GELU of its codes."""
+    case = layer(rng, inner, outer, bits, tokens, False)
+    scale = 0.03 * 2 ** (8 - bits)
+    table = GELU["lut"].constants(scale, scale * 0.7, bits)
+    return Case(qlinear_lut, case.activations, {**case.constants, **table})
 
 
 def product(rng: np.random.Generator, bits: int, masked: bool) -> Case:
@@ -251,9 +260,11 @@ for bits in BITS:
     add(f"RequantizeAdd {bits} bits", requantize_sum, bits)
     add(f"QLinear {bits} bits 192 to 96", layer, 192, 96, bits, 50, False)
     add(f"QLinearAdd {bits} bits 192 to 96", layer, 192, 96, bits, 50, True)
+    add(f"QLinearLut {bits} bits 192 to 96", looked_up, 192, 96, bits, 50)
     add(f"QMatMul {bits} bits", product, bits, False)
 add("QLinear 8 bits 384 to 1536", layer, 384, 1536, 8, 197, False)
 add("QLinearAdd 8 bits 1536 to 384", layer, 1536, 384, 8, 197, True)
+add("QLinearLut 8 bits 384 to 1536", looked_up, 384, 1536, 8, 197)
 add("QMatMul 8 bits masked", product, 8, True)
 
 for method in SOFTMAX:

@@ -68,7 +68,7 @@ def test_operators_are_named_after_method_and_kind() -> None:
 
 def test_operators_are_listed_under_their_own_names() -> None:
     assert all(operator.name == name for name, operator in OPERATORS.items())
-    assert len(OPERATORS) == 8 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 6 * len(SOFTMAX)
+    assert len(OPERATORS) == 9 + len(SOFTMAX) + len(GELU) + len(LAYERNORM) + 6 * len(SOFTMAX)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -94,9 +94,15 @@ def test_with_calls_lists_each_once_whatever_the_order_of_the_names() -> None:
     ]  # fmt: skip
 
 
+def test_gelus_of_a_single_code_are_elementwise_and_nothing_else_is() -> None:
+    elementwise = {name for name, operator in OPERATORS.items() if operator.elementwise}
+    assert elementwise == {"IBertGelu", "LutGelu"}
+
+
 def test_fused_operators_call_their_parts() -> None:
     assert OPERATORS["QLinear"].calls == ("Requantize",)
     assert OPERATORS["QLinearAdd"].calls == ("RequantizeAdd",)
+    assert OPERATORS["QLinearLut"].calls == ("QLinear", "LutGelu")
     assert OPERATORS["QMatMul"].calls == ("Requantize",)
     for name, forms in ATTENTION.items():
         assert forms["deferred"].calls == ("QMatMul", "Requantize")

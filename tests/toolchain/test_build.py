@@ -30,12 +30,12 @@ SCORES = "blocks.0.attn.context.scores"
 
 
 def test_steps_say_where_they_come_from(quantized: Quantized) -> None:
-    program, graph = quantized.program("ibert"), quantized.graph
+    program, graph = quantized.program("ivit"), quantized.graph
     for s in program.steps:
         node = graph.nodes[s.output]
         assert (s.module, s.site) == (node.module, node.site)
         assert math.prod(s.shape) == math.prod(node.shape)
-    assert step(program, "blocks.0.attn.context").operator == "IBertPackedAttention"
+    assert step(program, "blocks.0.attn.context").operator == "IVitPackedAttention"
     assert {s.site for s in program.steps} - {""} == set(graph.sites())
 
 
@@ -45,7 +45,8 @@ def test_steps_of_sites_say_which_codes_their_function_reads(
     quantized: Quantized, method: str, bits: int
 ) -> None:
     """A LayerNorm the residual stream, GELU its input, attention its scores."""
-    program, found = quantized.program(method, bits=bits), quantized.scales(bits)
+    program = quantized.build_sites(maps.uniform("tiny", method, bits))
+    found = quantized.scales(bits)
     scales = {program.image.name: 1.0, **{s.output: s.scale for s in program.steps}}
     for s in program.steps:
         if not s.site:
@@ -91,7 +92,9 @@ def test_a_map_with_several_methods_uses_each_at_its_site(quantized: Quantized) 
     assert operators["blocks.0.attn.softmax"] == "LutNormalizedPackedAttention"
     assert operators["blocks.1.attn.softmax"] == "IBertPackedAttention"
     assert operators["blocks.1.mlp.act"] == "IVitGelu"
-    assert operators["blocks.0.mlp.act"] == "IBertGelu"
+    assert operators["blocks.0.mlp.act"] == "QLinearLut"
+    alone = quantized.build_sites(Map("tiny", defaults=UNIFORM["ibert"], sites=sites))
+    assert step(alone, "blocks.0.mlp.act").operator == "IBertGelu"
 
 
 def test_building_leaves_the_scales_alone(quantized: Quantized) -> None:

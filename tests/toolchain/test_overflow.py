@@ -100,9 +100,9 @@ def with_constant(program: Program, tensor: str, name: str, value: int, at: int)
 @pytest.mark.parametrize(
     ("tensor", "name", "value", "at", "words"),
     [
-        ("blocks.0.mlp.fc1", "bias", 2**31 - 1, 7, "needs 33 bits of 32 because of bias[7]"),
-        ("blocks.1.mlp.fc2", "m", 2**50, 3, "QLinearAdd needs 7"),
-        ("blocks.1.mlp.fc2", "m", 2**50, 3, "because of m[3] in `RequantizeAdd > rescale: z * m`"),
+        ("blocks.0.mlp.act", "bias", 2**31 - 1, 7, "needs 33 bits of 32 because of bias[7]"),
+        ("blocks.1.mlp.fc2", "m", 2**52, 3, "QLinearAdd needs 7"),
+        ("blocks.1.mlp.fc2", "m", 2**52, 3, "because of m[3] in `RequantizeAdd > rescale: z * m`"),
         ("blocks.0.norm1", "bq", 2**55, 30, "because of bq[30] in `rescale: z * m`"),
         ("blocks.0.norm1", "e", 64, 2, "needs an exponent of 0 to 62, found 63 because of e[2]"),
         ("blocks.1.attn.context", "e_s", 0, 0, "`IBertAttention > scores > QMatMul > Requantize"),

@@ -106,7 +106,9 @@ def test_uniform_maps_have_the_stand_ins_of_the_registry(
     found = quantized.variants(bits)
     methods = found.uniform(name)
     assert methods == {site: UNIFORM[name][kind] for site, kind in found.sites.items()}
-    same_program(found.program(methods), quantized.program(name, FORM, bits))
+    same_program(
+        found.program(methods), quantized.build_sites(maps.uniform("tiny", name, bits, FORM))
+    )
 
 
 @settings(exact, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -116,7 +118,7 @@ def test_the_program_of_any_mix_is_the_one_that_its_map_builds(
 ) -> None:
     found = quantized.variants(8)
     methods = {s: data.draw(st.sampled_from(METHODS[kind])) for s, kind in found.sites.items()}
-    same_program(found.program(methods), quantized.build(as_map(methods)))
+    same_program(found.program(methods), quantized.build_sites(as_map(methods)))
 
 
 def test_a_mix_leaves_the_others_alone(quantized: Quantized, pixels: torch.Tensor) -> None:
@@ -168,7 +170,7 @@ def test_uniform_map_uses_the_next_usable_method(
         if expected[site] == method:
             expected[site] = following
         assert found.uniform(name) == expected
-        same_program(found.program(expected), quantized.build(as_map(expected)))
+        same_program(found.program(expected), quantized.build_sites(as_map(expected)))
 
 
 def test_several_sites_may_refuse_several_methods(quantized: Quantized) -> None:

@@ -16,7 +16,7 @@ from toolchain_models import MEAN, SIZE, STD, normalize, pixels, prepared
 
 from mnq.runtime.session import infer, open_session, with_all_outputs
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import assemble, build
+from mnq.toolchain.build import assemble, build, build_sites
 from mnq.toolchain.calibrate import Statistics, collect, scales
 from mnq.toolchain.edges import Edges, assign_edges
 from mnq.toolchain.equalize import equalize
@@ -68,16 +68,13 @@ class Quantized:
     def unfused(
         self, method: str | Map, form: str = "deferred", bits: int = 8, kind: str = "uint8"
     ) -> Program:
-        """The program of a map, or of a uniform one, before views are fused."""
+        """The program of a map, or of a uniform one, before anything is fused."""
         mapping = maps.uniform("tiny", method, bits, form) if isinstance(method, str) else method
-        found = self.scales(mapping.activation_bits)
-        choices = mapping.resolve(self.graph.sites())
-        image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
-        return assemble(self.graph, self.edges, found, mapping.widths(), choices, image)
+        return assemble(*self._source(mapping, kind=kind))
 
     def _variants(self, bits: int = 8) -> Variants:
         """Every method at every site."""
-        return variants("tiny", self.graph.sites(), bits, self.build)
+        return variants("tiny", self.graph.sites(), bits, self.build_sites)
 
     def build(
         self,
@@ -87,10 +84,24 @@ class Quantized:
         form: str = "ivit",
     ) -> Program:
         """The program of any map; `found` replaces the calibrated scales."""
+        return build(*self._source(mapping, found, kind, form))
+
+    def build_sites(self, mapping: Map) -> Program:
+        """The same with a step for every site alone."""
+        return build_sites(*self._source(mapping))
+
+    def _source(
+        self,
+        mapping: Map,
+        found: dict[str, np.float32] | None = None,
+        kind: str = "uint8",
+        form: str = "ivit",
+    ) -> tuple[Any, ...]:
+        """The arguments of `build`."""
         found = self.scales(mapping.activation_bits) if found is None else found
         choices = mapping.resolve(self.graph.sites())
         image = image_input(kind, MEAN, STD, (3, SIZE, SIZE))
-        return build(self.graph, self.edges, found, mapping.widths(), choices, image, form)
+        return self.graph, self.edges, found, mapping.widths(), choices, image, form
 
     def measure(
         self,

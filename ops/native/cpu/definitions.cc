@@ -53,6 +53,8 @@ std::vector<Definition> all_definitions() {
   add("QLinear", {"x"}, joined({{"w", "bias"}, saturation}), -1, make_qlinear, infer::product);
   add("QLinearAdd", {"x", "r"}, joined({{"w", "bias"}, addition}), 1, make_qlinear_add,
       infer::second);
+  all.push_back({"QLinearLut", joined({{"x", "w", "bias"}, saturation, {"table"}}), 1, Type::int8,
+                 false, -1, make_qlinear_lut, infer::product});
   add("QMatMul", {"a", "b"}, joined({{"bias"}, saturation}), -1, make_qmatmul, infer::product);
   add("L2Normalize", {"q"}, saturation, -1, make_l2_normalize, as_first);
   add("MeanTokens", {"q"}, saturation, -1, make_mean_tokens, infer::mean_tokens);

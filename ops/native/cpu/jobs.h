@@ -53,6 +53,7 @@ struct LinearJob {
   // the int32 accumulators themselves.
   RequantizeJob finish;
   bool raw;
+  const int8_t* table;  // null, or 256 codes: y, of int8, takes table[code + 128]
   bool unsigned_a;  // codes of a are 0..255: bias has no offsets, AVX2 reads `prepare_unsigned`
 };
 

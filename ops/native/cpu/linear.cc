@@ -9,10 +9,15 @@
 namespace mnq {
 namespace {
 
+constexpr int64_t table_size = 256;
+
+// What follows a layer's sums and their requantization.
+enum class After { nothing, residual, table };
+
 class LinearKernel : public Kernel {
  public:
-  LinearKernel(const Node& node, const Path& path, bool residual)
-      : path_(path), residual_(residual), to_(node.to) {
+  LinearKernel(const Node& node, const Path& path, After after)
+      : path_(path), residual_(after == After::residual), to_(node.to) {
     node.activation("x", {Type::int8});
     const Tensor& w = node.constant("w", Type::int8);
     if (w.shape.size() != 2 || count(w.shape) == 0) {
@@ -23,7 +28,7 @@ class LinearKernel : public Kernel {
     const Tensor& bias = node.vector("bias", Type::int32, n_);
     scale_ = OwnedRescaling(node, "m", "e", 32);
     scale_.require_columns("m", n_);
-    if (residual) {
+    if (residual_) {
       const Tensor& r = node.activation("r", {Type::int16, Type::int8, Type::int32});
       residual_scale_ = OwnedRescaling(node, "m_r", "e_r", r.type == Type::int32 ? 32 : 16);
       residual_scale_.require_columns("m_r", n_);
@@ -40,6 +45,11 @@ class LinearKernel : public Kernel {
       const Limits limits(node);
       lo_ = limits.lo;
       hi_ = limits.hi;
+    }
+    if (after == After::table) {
+      const Tensor& table = node.vector("table", Type::int8, table_size);
+      table_ = Buffer<int8_t>(table_size);
+      std::copy_n(table.as<int8_t>(), table_size, table_.data());
     }
     weights_ = Packed(path, k_, n_);
     weights_.fill(w.as<int8_t>(), n_, 1);
@@ -78,12 +88,14 @@ class LinearKernel : public Kernel {
     }
     finish.lo = lo_;
     finish.hi = hi_;
+    const bool limited = parts_ && !parts_->is_scalar();
+    if (!limited) job.table = table_.data();
     weights_.multiply(inputs[0].as<int8_t>(), rows, job, context);
-    if (parts_ && !parts_->is_scalar()) limit(static_cast<int8_t*>(output), rows, context);
+    if (limited) limit(static_cast<int8_t*>(output), rows, context);
   }
 
  private:
-  // Columns to limits of their own, after those that all share.
+  // Columns to limits of their own, after those that all share; then through the table.
   void limit(int8_t* y, int64_t rows, Context& context) const {
     constexpr int64_t step = 64;
     const int8_t *lo = parts_->lows(), *hi = parts_->highs();
@@ -92,6 +104,7 @@ class LinearKernel : public Kernel {
       for (int64_t row = first; row < std::min(rows, first + step); ++row) {
         int8_t* codes = y + row * n_;
         for (int64_t j = 0; j < n_; ++j) codes[j] = std::min(std::max(codes[j], lo[j]), hi[j]);
+        if (table_.data() != nullptr) path_.look_up(table_.data(), codes, codes, n_);
       }
     });
   }
@@ -103,17 +116,22 @@ class LinearKernel : public Kernel {
   int32_t lo_, hi_;
   std::unique_ptr<PartLimits> parts_;  // of int8 codes
   OwnedRescaling scale_, residual_scale_;
+  Buffer<int8_t> table_;
   Packed weights_;
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_qlinear(const Node& node, const Path& path) {
-  return std::make_unique<LinearKernel>(node, path, false);
+  return std::make_unique<LinearKernel>(node, path, After::nothing);
 }
 
 std::unique_ptr<Kernel> make_qlinear_add(const Node& node, const Path& path) {
-  return std::make_unique<LinearKernel>(node, path, true);
+  return std::make_unique<LinearKernel>(node, path, After::residual);
+}
+
+std::unique_ptr<Kernel> make_qlinear_lut(const Node& node, const Path& path) {
+  return std::make_unique<LinearKernel>(node, path, After::table);
 }
 
 }  // namespace mnq

@@ -42,6 +42,7 @@ std::unique_ptr<Kernel> make_on_device(const Definition& definition, const Node&
       {"RequantizeAdd", make_device_requantize_add},
       {"QLinear", make_device_qlinear},
       {"QLinearAdd", make_device_qlinear_add},
+      {"QLinearLut", make_device_qlinear_lut},
       {"QMatMul", make_device_qmatmul},
       {"L2Normalize", make_device_l2_normalize},
       {"MeanTokens", make_device_mean_tokens},

@@ -6,7 +6,7 @@
 namespace mnq {
 namespace {
 
-// y = clamp(rescale(a b + bias) [+ rescale(r)], lo, hi) for `batches` of `rows` rows, all of which
+// y = [table of] clamp(rescale(a b + bias) [+ rescale(r)], lo, hi) for `batches` of `rows` rows, all of which
 // count as one sequence of rows where operands broadcast.
 struct ProductJob {
   const int8_t* a;  // (batches, rows, k)
@@ -21,11 +21,13 @@ struct ProductJob {
   Scale residual_scale;
   Codes y;
   const int32_t *lo, *hi;  // by column, where they differ; else null
+  const int8_t* table;     // null, or 256 codes: y, of int8, takes table[code + 128]
 };
 
 constexpr int depth = 64;           // of a step
 constexpr int stride = depth + 16;  // bytes of a row in shared memory: its banks do not collide
 constexpr int piece = 16;           // bytes of a copy, codes of a row that one thread finishes
+constexpr int table_size = 256;
 
 template <int rows_, int columns_, int row_warps_, int column_warps_, int stages_>
 struct Tile {
@@ -127,20 +129,26 @@ MNQ_CORE int32_t wrapping_sum(int32_t a, int32_t b) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
 }
 
-// What follows the sum at (row, column) of all rows.
-MNQ_DEVICE void finish(const ProductJob& job, int64_t row, int64_t column, int32_t sum) {
+// What follows the sum at (row, column) of all rows. `table` is the job's, in shared memory.
+MNQ_DEVICE void finish(const ProductJob& job, const int8_t* table, int64_t row, int64_t column,
+                       int32_t sum) {
   const int32_t z = wrapping_sum(sum, job.bias[place(job.bias_places, row, column)]);
   int64_t code = rescale_at(z, job.scale, row, column);
   const int64_t at = row * job.columns + column;
   if (job.r.data != nullptr) code += rescale_at(read(job.r, at), job.residual_scale, row, column);
   if (job.lo != nullptr) code = clamp(code, job.lo[column], job.hi[column]);
-  write(job.y, at, code);
+  if (job.table != nullptr) {
+    static_cast<int8_t*>(job.y.data)[at] = table[clamp(code, job.y.lo, job.y.hi) + 128];
+  } else {
+    write(job.y, at, code);
+  }
 }
 
 MNQ_DEVICE Words words_at(const int32_t* from) { return *reinterpret_cast<const Words*>(from); }
 
 // The same for four columns whose constants stand side by side.
-MNQ_DEVICE void finish_four(const ProductJob& job, int64_t row, int64_t column, const Words& sums) {
+MNQ_DEVICE void finish_four(const ProductJob& job, const int8_t* table, int64_t row,
+                            int64_t column, const Words& sums) {
   const Words bias = words_at(job.bias + column);
   const Words m = words_at(job.scale.m + column), e = words_at(job.scale.e + column);
   const int64_t at = row * job.columns + column;
@@ -166,6 +174,7 @@ MNQ_DEVICE void finish_four(const ProductJob& job, int64_t row, int64_t column, 
   MNQ_UNROLL
   for (int i = 0; i < 4; ++i) {
     words.of[i] = static_cast<int32_t>(clamp(codes[i], job.y.lo, job.y.hi));
+    if (job.table != nullptr) words.of[i] = table[words.of[i] + 128];
   }
   if (job.y.type == Type::int8) {
     const uint32_t packed = (words.of[0] & 0xff) | (words.of[1] & 0xff) << 8 |
@@ -185,7 +194,7 @@ MNQ_DEVICE void finish_four(const ProductJob& job, int64_t row, int64_t column, 
 // 16 columns side by side.
 template <class T, bool whole>
 MNQ_DEVICE void finish_tile(const ProductJob& job, const Sums<T>& sums, int64_t first_row,
-                            int64_t first_column, int32_t* shared) {
+                            int64_t first_column, int32_t* shared, const int8_t* table) {
   first_row += warp() / T::column_warps * T::warp_rows;
   first_column += warp() % T::column_warps * T::warp_columns;
   const int64_t before = block_z() * job.rows;  // rows of the batches before
@@ -207,10 +216,10 @@ MNQ_DEVICE void finish_tile(const ProductJob& job, const Sums<T>& sums, int64_t 
       const Words four = words_at(own + n / fours * T::sums_stride + n % fours * 4);
       if (row >= job.rows) continue;
       if (whole) {
-        if (column < job.columns) finish_four(job, before + row, column, four);
+        if (column < job.columns) finish_four(job, table, before + row, column, four);
       } else {
         for (int c = 0; c < 4 && column + c < job.columns; ++c) {
-          finish(job, before + row, column + c, four.of[c]);
+          finish(job, table, before + row, column + c, four.of[c]);
         }
       }
     }
@@ -233,6 +242,10 @@ MNQ_KERNEL_OF(T::threads) product_kernel(ProductJob job) {
     }
     end_group();  // one for every step, also behind the last, so that waits count alike
   };
+  auto* table = shared + T::shared;  // everybody's after the last barrier
+  for (int i = thread(); job.table != nullptr && i < table_size; i += T::threads) {
+    table[i] = job.table[i];
+  }
   Sums<T> sums = {};
   for (int step = 0; step < T::stages - 1; ++step) load(step);
   for (int step = 0; step < steps; ++step) {
@@ -242,7 +255,8 @@ MNQ_KERNEL_OF(T::threads) product_kernel(ProductJob job) {
     multiply_step<T>(shared + step % T::stages * T::stage_bytes, sums);
   }
   sync_block();
-  finish_tile<T, whole>(job, sums, first_row, first_column, reinterpret_cast<int32_t*>(shared));
+  auto* exchanged = reinterpret_cast<int32_t*>(shared);
+  finish_tile<T, whole>(job, sums, first_row, first_column, exchanged, table);
 }
 
 // Weights (k, n) of a node as `packed` reads them: columns and depth padded to whole tiles.
@@ -270,7 +284,8 @@ void multiply_in(const ProductJob& job, bool whole, void* stream) {
                   std::to_string(job.rows) + " and " + std::to_string(job.batches));
   }
   const auto kernel = whole ? product_kernel<T, true> : product_kernel<T, false>;
-  launch(kernel, {x, y, job.batches, T::threads, T::shared}, stream, job);
+  const size_t shared = T::shared + (job.table != nullptr ? table_size : 0);
+  launch(kernel, {x, y, job.batches, T::threads, shared}, stream, job);
 }
 
 bool by_column(const Scale& scale) {
@@ -308,8 +323,8 @@ class DeviceProduct : public DeviceKernel {
  private:
   template <class T>
   static void allow() {
-    allow_shared(product_kernel<T, true>, T::shared);
-    allow_shared(product_kernel<T, false>, T::shared);
+    allow_shared(product_kernel<T, true>, T::shared + table_size);
+    allow_shared(product_kernel<T, false>, T::shared + table_size);
   }
 
   int processors_;
@@ -318,18 +333,22 @@ class DeviceProduct : public DeviceKernel {
 // Places of a vector of one number per column.
 constexpr Places along_columns = {0, 1, {}, {}};
 
+// What follows a layer's sums and their requantization.
+enum class After { nothing, residual, table };
+
 class DeviceLinear : public DeviceProduct {
  public:
-  DeviceLinear(const Node& node, std::unique_ptr<Kernel> contract, bool residual)
+  DeviceLinear(const Node& node, std::unique_ptr<Kernel> contract, After after)
       : DeviceProduct(std::move(contract)),
-        residual_(residual),
+        residual_(after == After::residual),
         codes_(codes_of(node)),
         k_(node["w"].shape[0]),
         n_(node["w"].shape[1]),
         weights_(packed_weights(node["w"].as<int8_t>(), k_, n_)),
         bias_(node["bias"]),
         scale_(node, "m", "e") {
-    if (residual) residual_scale_ = DeviceScale(node, "m_r", "e_r");
+    if (residual_) residual_scale_ = DeviceScale(node, "m_r", "e_r");
+    if (after == After::table) table_ = DeviceArray<int8_t>(node["table"]);
     if (count(node["lo"].shape) > 1) {
       lo_ = DeviceArray<int32_t>(node["lo"]);
       hi_ = DeviceArray<int32_t>(node["hi"]);
@@ -357,6 +376,7 @@ class DeviceLinear : public DeviceProduct {
     job.y = at(codes_, output);
     job.lo = lo_.data();
     job.hi = hi_.data();
+    job.table = table_.data();
     multiply(job, processors(), context.stream());
   }
 
@@ -364,7 +384,7 @@ class DeviceLinear : public DeviceProduct {
   bool residual_;
   Codes codes_;
   int64_t k_, n_;
-  DeviceArray<int8_t> weights_;
+  DeviceArray<int8_t> weights_, table_;
   DeviceArray<int32_t> bias_, lo_, hi_;
   DeviceScale scale_, residual_scale_;
 };
@@ -406,12 +426,17 @@ class DeviceMatMul : public DeviceProduct {
 }  // namespace
 
 std::unique_ptr<Kernel> make_device_qlinear(const Node& node, std::unique_ptr<Kernel> contract) {
-  return std::make_unique<DeviceLinear>(node, std::move(contract), false);
+  return std::make_unique<DeviceLinear>(node, std::move(contract), After::nothing);
 }
 
 std::unique_ptr<Kernel> make_device_qlinear_add(const Node& node,
                                                 std::unique_ptr<Kernel> contract) {
-  return std::make_unique<DeviceLinear>(node, std::move(contract), true);
+  return std::make_unique<DeviceLinear>(node, std::move(contract), After::residual);
+}
+
+std::unique_ptr<Kernel> make_device_qlinear_lut(const Node& node,
+                                                std::unique_ptr<Kernel> contract) {
+  return std::make_unique<DeviceLinear>(node, std::move(contract), After::table);
 }
 
 std::unique_ptr<Kernel> make_device_qmatmul(const Node& node, std::unique_ptr<Kernel> contract) {

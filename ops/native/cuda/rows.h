@@ -11,7 +11,8 @@ namespace mnq {
 
 using MakeOnDevice = std::unique_ptr<Kernel>(const Node& node, std::unique_ptr<Kernel> contract);
 
-MakeOnDevice make_device_qlinear, make_device_qlinear_add, make_device_qmatmul;  // product.cu
+MakeOnDevice make_device_qlinear, make_device_qlinear_add, make_device_qlinear_lut;
+MakeOnDevice make_device_qmatmul;                                 // product.cu
 MakeOnDevice make_device_requantize, make_device_requantize_add;  // requantize.cu
 MakeOnDevice make_device_gelu, make_device_row_gelu;              // gelu.cu
 MakeOnDevice make_device_ivit_layernorm, make_device_ibert_layernorm;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/native/cpu/path/requantize.h"
+#include "ops/native/cpu/path/table.h"
 
 #if defined(__AMX_INT8__)
 #include "ops/native/cpu/path/gemm_amx.h"
@@ -21,10 +22,22 @@ namespace MNQ_PATH {
 struct ProductState {};  // what has to live around `linear_rows`: nothing
 #endif
 
+// The codes of the job, which are still in the cache, through its table.
+static void look_up_codes(const LinearJob& job) {
+  const RequantizeJob& done = job.finish;
+  const int64_t first = job.first_panel * panel_columns, end = job.last_panel * panel_columns;
+  const int64_t columns = (end < done.columns ? end : done.columns) - first;
+  int8_t* y = static_cast<int8_t*>(done.y) + first;
+  for (int64_t row = 0; row < done.rows; ++row, y += done.y_stride) {
+    look_up(job.table, y, y, columns);
+  }
+}
+
 // `Path::linear`.
 static void linear(const LinearJob& job) {
   [[maybe_unused]] const ProductState state;
   linear_rows(job);
+  if (job.table != nullptr) look_up_codes(job);
 }
 
 }  // namespace MNQ_PATH
