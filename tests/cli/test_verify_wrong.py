@@ -112,20 +112,20 @@ def test_a_wrong_kernel_is_caught_found_and_reproduced(
     exported: Digits, faulty: Path, tmp_path: Path
 ) -> None:
     options = ("--level", "all", "--repro", tmp_path / "wrong", "--json")
-    status, out, err = verify(faulty, "LutGelu", exported.onnx, *options)
+    status, out, err = verify(faulty, "QLinearLut", exported.onnx, *options)
     assert status == 1
     report = json.loads(out)
     functions, kernels = report["runs"]
     assert functions["differing_tensors"] == 0 < kernels["differing_tensors"]
     found = report["finding"]
     assert (found["kind"], found["tensor"]) == ("alone", "blocks.0.mlp.act")
-    assert found["nodes"] == ["LutGelu 'blocks.0.mlp.act'"]
+    assert found["nodes"] == ["QLinearLut 'blocks.0.mlp.act'"]
     assert found["expected"] ^ 1 == found["found"] and found["differing_integers"] == 1
     assert err.endswith(f"; the smallest wrong part is in {tmp_path / 'wrong'}\n")
-    assert "tensor 'blocks.0.mlp.act' of torch module 'blocks.0.mlp.act'" in err
+    assert "tensor 'blocks.0.mlp.act' of torch module 'blocks.0.mlp.fc1, blocks.0.mlp.act'" in err
 
     script = [sys.executable, str(tmp_path / "wrong/run.py"), str(faulty)]
-    environment = {"MNQ_FAULT": "LutGelu"}
+    environment = {"MNQ_FAULT": "QLinearLut"}
     again = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=60)
     assert again.returncode == 0, again.stderr
     at, expected, wrong = found["index"], found["expected"], found["found"]
@@ -171,13 +171,13 @@ matrix.rows = lambda threads: [(Place("kernels", "disabled", threads=1, path="po
     process = start(
         *("verify", exported.onnx, "--matrix", "--quiet"),
         before=before,
-        **{"MNQ_OPS_LIBRARY": str(faulty), "MNQ_FAULT": "LutGelu"},
+        **{"MNQ_OPS_LIBRARY": str(faulty), "MNQ_FAULT": "QLinearLut"},
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     cells = ["FAILED", "blocks.0.mlp.act"] * 4
     assert ["kernels,", "portable", "1", *cells] in [line.split() for line in out.splitlines()]
-    assert "smallest wrong part: LutGelu 'blocks.0.mlp.act' alone" in out
+    assert "smallest wrong part: QLinearLut 'blocks.0.mlp.act' alone" in out
     assert err.count("\n") == 1
 
 
@@ -191,7 +191,7 @@ def test_a_wrong_constant_is_reproduced_from_a_file_that_was_certified_anew(
     from mnq.runtime import certificate, contents
 
     model = onnx.load(exported.onnx)
-    (tensor,) = [t for t in model.graph.initializer if t.name == "blocks.1.mlp.fc1.bias"]
+    (tensor,) = [t for t in model.graph.initializer if t.name == "blocks.1.mlp.act.bias"]
     values = numpy_helper.to_array(tensor) + 10_000
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     (entry,) = [p for p in model.metadata_props if p.key == certificate.KEY]
@@ -202,6 +202,6 @@ def test_a_wrong_constant_is_reproduced_from_a_file_that_was_certified_anew(
     result = mnq("verify", tmp_path / "forged.onnx", *options)
     assert result.exit_code == 1
     assert "likely cause: the file is another than certified" in result.stdout
-    assert "blocks.1.mlp.fc1.bias" in result.stdout
+    assert "blocks.1.mlp.act.bias" in result.stdout
     report = json.loads((tmp_path / "wrong/report.json").read_text())
-    assert (report["kind"], report["tensor"]) == ("file", "blocks.1.mlp.fc1")
+    assert (report["kind"], report["tensor"]) == ("file", "blocks.1.mlp.act")

@@ -37,8 +37,8 @@ def test_programs_are_those_that_an_export_would_build(
     assert bench.variants(6) is variants
     program = variants.program(variants.uniform("ibert"))
     (pixels, _), *_ = bench.batches()
-    tensors = expected.run(pixels)
-    for name, value in program.run(pixels).items():
+    tensors = program.run(pixels)
+    for name, value in expected.run(pixels).items():
         assert torch.equal(value, tensors[name]), name
 
 

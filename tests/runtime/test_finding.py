@@ -57,33 +57,33 @@ def test_a_rewrite_of_two_nodes_is_named_with_both(model: ModelFile) -> None:
 
 def test_a_node_that_is_wrong_everywhere_is_the_file(tiny: Tiny, model: ModelFile) -> None:
     """With PyTorch's integers at hand both integers are known."""
-    flip_bit(model.proto, "blocks.0.mlp.fc1.w", 3, 6)
+    flip_bit(model.proto, "blocks.0.mlp.act.w", 3, 6)
     right = Right({"image": tiny.images, **tiny.reference(tiny.images)}, None)
     found = find(model, right, HERE, quiet)
     assert found is not None
-    assert (found.kind, found.tensor) == (ALONE, "blocks.0.mlp.fc1")
+    assert (found.kind, found.tensor) == (ALONE, "blocks.0.mlp.act")
     assert {other.verdict for other in found.elsewhere} - {MISSING} == {DIFFERS}
     (change,) = contents.changes(model)
     assert likely(found, [change]) == [
-        "the file was changed after the export: constant 'blocks.0.mlp.fc1.w' of node "
-        "'blocks.0.mlp.fc1': other values than certified"
+        "the file was changed after the export: constant 'blocks.0.mlp.act.w' of node "
+        "'blocks.0.mlp.act': other values than certified"
     ]
     assert "nothing here computes the expected integers" in likely(found)[0]
 
 
 def test_a_file_that_was_certified_with_other_constants_is_located(model: ModelFile) -> None:
     """A forger wrote the changed constant's digest into the certificate, but has no torch."""
-    flip_bit(model.proto, "blocks.0.mlp.fc1.w", 3, 6)
+    flip_bit(model.proto, "blocks.0.mlp.act.w", 3, 6)
     forged = recertified(model, **contents.digests(model.proto))
     assert contents.changes(forged) == []
     right = certified.right(forged)
     found = find(forged, right, HERE, quiet)
     assert found is not None
-    assert (found.kind, found.tensor) == (FILE, "blocks.0.mlp.fc1")
+    assert (found.kind, found.tensor) == (FILE, "blocks.0.mlp.act")
     assert found.first() == (None, None, "int8 [2, 5, 64]")
     (cause,) = likely(found)
     assert cause.startswith("the file is another than certified, for nothing here computes")
-    assert "blocks.0.mlp.fc1.w, blocks.0.mlp.fc1.bias" in cause
+    assert "blocks.0.mlp.act.w, blocks.0.mlp.act.bias" in cause
     assert "other integers than certified" in in_words(found)[1]
     assert found.to_json()["differing_integers"] is None
 

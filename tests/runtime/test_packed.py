@@ -13,9 +13,10 @@ from mnq.ops.body import DOMAIN
 from mnq.runtime.packed import pack, unpack
 
 
-def model(codes: NDArray[np.int8]) -> ModelProto:
-    """A QLinear node with this weight; nothing runs it."""
-    node = helper.make_node("QLinear", ["x", "w", "b"], ["y"], domain=DOMAIN)
+def model(codes: NDArray[np.int8], operator: str = "QLinear") -> ModelProto:
+    """A node with this weight; nothing runs it."""
+    before = ["x", "r"] if operator == "QLinearAdd" else ["x"]
+    node = helper.make_node(operator, [*before, "w", "b"], ["y"], domain=DOMAIN)
     x = helper.make_tensor_value_info("x", TensorProto.INT8, [1, codes.shape[0]])
     y = helper.make_tensor_value_info("y", TensorProto.INT8, [1, codes.shape[1]])
     return helper.make_model(
@@ -39,12 +40,13 @@ def drawn(*bits: int, inner: int = 32, seed: int = 0) -> NDArray[np.int8]:
     return np.concatenate(parts, axis=1).astype(np.int8)
 
 
-def test_four_bits_are_two_in_a_byte() -> None:
+@pytest.mark.parametrize("operator", ["QLinear", "QLinearAdd", "QLinearLut"])
+def test_four_bits_are_two_in_a_byte(operator: str) -> None:
     codes = drawn(4, 3)
-    found = model(codes)
+    found = model(codes, operator)
     pack(found)
     assert kinds(found) == [TensorProto.INT4]
-    assert [node.op_type for node in found.graph.node] == ["Cast", "QLinear"]
+    assert [node.op_type for node in found.graph.node] == ["Cast", operator]
     (tensor,) = found.graph.initializer
     assert len(tensor.raw_data) * 2 == codes.size
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), codes)

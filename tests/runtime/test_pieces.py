@@ -35,12 +35,14 @@ def test_every_piece_alone_makes_its_tensor_from_right_inputs(
 
 
 def test_a_piece_holds_one_operator_with_its_constants_and_functions(pieces: Pieces) -> None:
-    piece = pieces.cut("blocks.0.mlp.fc1")
+    piece = pieces.cut("blocks.0.attn.qkv")
     assert [node.op_type for node in piece.nodes] == ["QLinear"]
-    assert piece.inputs == ("blocks.0.norm2",)
-    assert piece.constants == [f"blocks.0.mlp.fc1.{n}" for n in ("w", "bias", "m", "e", "lo", "hi")]
+    assert piece.inputs == ("blocks.0.norm1",)
+    assert piece.constants == [
+        f"blocks.0.attn.qkv.{n}" for n in ("w", "bias", "m", "e", "lo", "hi")
+    ]
     assert {f.name for f in piece.model.functions} == {"QLinear", "Requantize"}
-    assert [output.name for output in piece.model.graph.output] == ["blocks.0.mlp.fc1"]
+    assert [output.name for output in piece.model.graph.output] == ["blocks.0.attn.qkv"]
 
 
 def test_tensors_without_a_name_of_ours_are_inside(pieces: Pieces) -> None:

@@ -28,7 +28,7 @@ PLACE = Place("functions", "basic", threads=1)
 @pytest.fixture
 def found(tiny: Tiny, model: ModelFile) -> Finding:
     """Of a model with a wrong weight, beside PyTorch."""
-    flip_bit(model.proto, "blocks.0.mlp.fc1.w", 3, 6)
+    flip_bit(model.proto, "blocks.0.mlp.act.w", 3, 6)
     right = Right({"image": tiny.images, **tiny.reference(tiny.images)}, None)
     found = find(model, right, PLACE, lambda text: None)
     assert found is not None
@@ -51,11 +51,11 @@ def test_the_folder_has_the_layout_of_onnx_backend_tests(folder: Path, found: Fi
     assert names == ["README.txt", "model.onnx", "report.json", "run.py", *data]
     model = onnx.load(folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["QLinear"]
+    assert [node.op_type for node in model.graph.node] == ["QLinearLut"]
     source = tensor(folder / "test_data_set_0/input_0.pb")
     assert source.name == model.graph.input[0].name == "blocks.0.norm2"
     output = tensor(folder / "test_data_set_0/output_0.pb")
-    assert output.name == model.graph.output[0].name == "blocks.0.mlp.fc1"
+    assert output.name == model.graph.output[0].name == "blocks.0.mlp.act"
     expected, wrong = found.part.expected, found.part.found
     assert expected is not None
     np.testing.assert_array_equal(numpy_helper.to_array(output), expected)
@@ -67,12 +67,15 @@ def test_the_folder_has_the_layout_of_onnx_backend_tests(folder: Path, found: Fi
 def test_the_report_says_all_that_is_known(folder: Path, model: ModelFile) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert (report["format"], report["model"]) == ("mnq-repro/1", "tiny")
-    assert report["tensor"] == report["module"] == "blocks.0.mlp.fc1"
+    assert (report["tensor"], report["module"]) == (
+        "blocks.0.mlp.act",
+        "blocks.0.mlp.fc1, blocks.0.mlp.act",
+    )
     assert len(report["index"]) == 3 and report["expected"] != report["found"]
     assert report["place"] == PLACE.to_json()
-    assert report["certified_digest"] == model.certificate["tensors"]["blocks.0.mlp.fc1"]
-    assert "constant 'blocks.0.mlp.fc1.w' of node 'blocks.0.mlp.fc1'" in report["causes"][0]
-    assert report["changes"] and report["constants"][0] == "blocks.0.mlp.fc1.w"
+    assert report["certified_digest"] == model.certificate["tensors"]["blocks.0.mlp.act"]
+    assert "constant 'blocks.0.mlp.act.w' of node 'blocks.0.mlp.act'" in report["causes"][0]
+    assert report["changes"] and report["constants"][0] == "blocks.0.mlp.act.w"
     assert {"python", "onnx", "numpy", "file"} <= set(report["versions"])
     assert set(report["processor"]) == {"name", "features"}
     assert {"engine": "reference"} in [other["place"] for other in report["elsewhere"]]
@@ -114,7 +117,7 @@ def test_integers_that_do_not_come_again_are_status_1(folder: Path) -> None:
 
 
 def test_without_expected_integers_the_folder_says_so(model: ModelFile, tmp_path: Path) -> None:
-    flip_bit(model.proto, "blocks.0.mlp.fc1.w", 3, 6)
+    flip_bit(model.proto, "blocks.0.mlp.act.w", 3, 6)
     forged = recertified(model, **contents.digests(model.proto))
     place = Place("reference")
     found = find(forged, certified.right(forged), place, lambda text: None)
@@ -135,7 +138,7 @@ def test_a_part_inside_a_function_is_of_standard_operators(
 
 
 def _product(found: Finding) -> Part:
-    """The product inside the QLinear of a finding, with the right integers off by one."""
+    """The product inside the layer of a finding, with the right integers off by one."""
     inlined = inline_local_functions(found.part.piece.model)
     (name,) = [n.output[0] for n in inlined.graph.node if n.op_type == "MatMulInteger"]
     values = Place("reference").run(inlined, found.part.feeds, [name])

@@ -3,11 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from runtime_tiny import Tiny, edit_json, flip_bit, recertified
 
 from mnq.ops.errors import EnvironmentLack, InputError
+from mnq.ops.integer import INT8
+from mnq.ops.qlinear.op import qlinear
 from mnq.runtime.contents import changes
 from mnq.runtime.modelfile import ModelFile, parse
 from mnq.runtime.session import LEVELS, infer, open_session, with_all_outputs
@@ -20,7 +23,7 @@ FLIPS = [
     ("patch_embed.proj.w", 5, 6, "patch_embed.proj", "patch_embed.proj"),
     ("blocks.0.attn.qkv.w", 100, 6, "blocks.0.attn.qkv", "blocks.0.attn.qkv"),
     ("blocks.0.attn.qkv.bias", 3, 12, "blocks.0.attn.qkv", "blocks.0.attn.qkv"),
-    ("blocks.0.mlp.fc1.m", 7, 29, "blocks.0.mlp.fc1", "blocks.0.mlp.fc1"),
+    ("blocks.0.mlp.act.m", 7, 29, "blocks.0.mlp.act", "blocks.0.mlp.fc1, blocks.0.mlp.act"),
     ("blocks.0.mlp.fc2.e", 0, 0, "blocks.0.mlp.fc2", "blocks.0.mlp.fc2"),
     ("norm.shift", 0, 1, "norm", "norm"),
     ("blocks.0.attn.context.table", 0, 7, "blocks.0.attn.context", "blocks.0.attn"),
@@ -114,11 +117,17 @@ def test_the_certificate_names_the_first_tensor(
 
 
 def test_a_changed_code_of_the_gelu_table_is_found(tiny: Tiny, model: ModelFile) -> None:
-    used = int(tiny.reference(tiny.images)["blocks.0.mlp.fc1"].flat[0])
+    given = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
+    fixed = [torch.tensor(given[f"blocks.0.mlp.act.{name}"]) for name in qlinear.inputs[1:]]
+    x = torch.from_numpy(tiny.reference(tiny.images)["blocks.0.norm2"])
+    used = int(qlinear(x, *fixed, to=INT8).flatten()[0])
     flip_bit(model.proto, "blocks.0.mlp.act.table", used + 128, 0)
     run = compare(model, tiny.reference, [tiny.images])
     assert run.first is not None
-    assert (run.first.tensor, run.first.module) == ("blocks.0.mlp.act", "blocks.0.mlp.act")
+    assert (run.first.tensor, run.first.module) == (
+        "blocks.0.mlp.act",
+        "blocks.0.mlp.fc1, blocks.0.mlp.act",
+    )
     assert abs(int(run.first.expected or 0) - int(run.first.found or 0)) == 1
 
 

@@ -18,7 +18,7 @@ from toolchain_harness import Quantized, exact
 from mnq.ops import registry
 from mnq.ops.errors import InputError
 from mnq.ops.registry import METHODS, UNIFORM
-from mnq.toolchain.map import Map
+from mnq.toolchain.map import Map, uniform
 from mnq.toolchain.program import Program
 from mnq.toolchain.variants import FORM, PAPER_METHODS, Variants
 
@@ -106,9 +106,7 @@ def test_uniform_maps_have_the_stand_ins_of_the_registry(
     found = quantized.variants(bits)
     methods = found.uniform(name)
     assert methods == {site: UNIFORM[name][kind] for site, kind in found.sites.items()}
-    same_program(
-        found.program(methods), quantized.build_sites(maps.uniform("tiny", name, bits, FORM))
-    )
+    same_program(found.program(methods), quantized.build_sites(uniform("tiny", name, bits, FORM)))
 
 
 @settings(exact, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
