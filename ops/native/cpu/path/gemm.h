@@ -28,9 +28,7 @@ static void look_up_codes(const LinearJob& job) {
   const int64_t first = job.first_panel * panel_columns, end = job.last_panel * panel_columns;
   const int64_t columns = (end < done.columns ? end : done.columns) - first;
   int8_t* y = static_cast<int8_t*>(done.y) + first;
-  for (int64_t row = 0; row < done.rows; ++row, y += done.y_stride) {
-    look_up(job.table, y, y, columns);
-  }
+  look_up_rows(job.table, y, done.y_stride, done.rows, columns);
 }
 
 // `Path::linear`.

@@ -47,6 +47,18 @@ static void look_up(const int8_t* table, const int8_t* x, int8_t* y, int64_t n) 
   }
 }
 
+// In place, rows of n codes that are `stride` apart: the table is read once.
+static void look_up_rows(const int8_t* table, int8_t* y, int64_t stride, int64_t rows, int64_t n) {
+  const ByteTable bytes(table + 128, table);
+  for (int64_t j = 0; j < n; j += 64) {
+    const __mmask64 valid = first_bytes(n - j);
+    int8_t* at = y + j;
+    for (int64_t row = 0; row < rows; ++row, at += stride) {
+      _mm512_mask_storeu_epi8(at, valid, bytes.at(_mm512_maskz_loadu_epi8(valid, at)));
+    }
+  }
+}
+
 static int row_max(const int8_t* x, int64_t n) {
   __m512i top = _mm512_set1_epi8(-128);
   int64_t i = 0;
@@ -114,6 +126,13 @@ static int row_max(const int8_t* x, int64_t n) {
   return most;
 }
 
+#endif
+
+#if !defined(__AVX512VBMI__)
+// In place, rows of n codes that are `stride` apart.
+static void look_up_rows(const int8_t* table, int8_t* y, int64_t stride, int64_t rows, int64_t n) {
+  for (int64_t row = 0; row < rows; ++row, y += stride) look_up(table, y, y, n);
+}
 #endif
 
 }  // namespace MNQ_PATH
