@@ -33,7 +33,7 @@ def test_every_map_gives_the_integers_of_pytorch_and_keeps_the_accuracy(tmp_path
     reference = found["float"]
     assert reference["top1"] > 98  # the bundled weights: 98.6 %
     for row in rows.values():
-        assert (row["images"], row["tensors"], row["differing_integers"]) == (355, 49, 0)
+        assert (row["images"], row["tensors"], row["differing_integers"]) == (355, 49 if row["name"] in ("ivit", "fqvit") else 45, 0)
         assert row["bytes"] == (output / f"{row['name']}.onnx").stat().st_size
         # 99.4 % of the answers or more as measured; one answer is 0.3 %.
         assert row["agreement"] > 98.5
@@ -55,7 +55,7 @@ def test_people_get_a_table_next_steps_and_the_files(short: Path, tmp_path: Path
         *("tensors verified", "differing"),
     ]
     assert [row.split()[0] for row in rows] == ["float", "mixed"]
-    assert rows[1].split()[-3:] == ["49", "0", "integers"]
+    assert rows[1].split()[-3:] == ["45", "0", "integers"]
     assert "calibrating" in result.stderr
     assert "exporting, verifying" in result.stderr
     assert "  mnq-export --model deit_t --calib PHOTOS " in result.stderr
