@@ -14,7 +14,7 @@ from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import MODEL_HELP, Command, Screen, output_options
 from mnq.cli.mapping import assign_option, chosen_map
 from mnq.cli.recipe import search_options
-from mnq.cli.runs import Setup, calibrated, drive, open_images, run_options
+from mnq.cli.runs import Setup, drive, prepare, run_options
 from mnq.cli.training import LAST, Run
 from mnq.models.images import batches
 from mnq.ops.errors import InputError
@@ -124,8 +124,7 @@ def main(
 
     def start(screen: Screen, here: Process) -> SearchRun:
         mapping = chosen_map(assign, name, None)
-        subject = calibrated(screen, name, weights, mapping, ranges, setup.input_kind)
-        images = open_images(subject, setup)
+        subject, images = prepare(screen, name, weights, mapping, ranges, setup)
         first = _first_images(ranges, subject.loaded.preprocess)
         return SearchRun(screen, here, subject, images, recipe, setup.output, first=first)
 

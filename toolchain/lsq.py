@@ -15,14 +15,17 @@ import torch
 
 _SETTLED = 1e-5  # relative change of a scale in `least_square_scale`
 _MOST_ROUNDS = 200
+_NOTHING = 1e-30  # below the distance of any ratio to an end that it is outside of
 
 
 def sum_by_part(values: torch.Tensor, index: torch.Tensor, parts: int) -> torch.Tensor:
     """Sums (P,), float32, over the features that have each part in `index`, and all else."""
     if index.ndim == 0:
         return values.sum(dtype=torch.float32).reshape(1)
-    rows = values.sum_to_size(index.shape).float().reshape(-1)
-    return rows.new_zeros(parts).index_add_(0, index.reshape(-1), rows)
+    ahead = values.ndim - index.ndim
+    dims = (*range(ahead), *(ahead + k for k, size in enumerate(index.shape) if size == 1))
+    rows = values.sum(dims, dtype=torch.float32) if dims else values.float()
+    return rows.new_zeros(parts).index_add_(0, index.reshape(-1), rows.reshape(-1))
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ class Grid:
 
     def inside(self, ratio: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """`values` where a ratio to the scale is inside the limits, 0 elsewhere."""
-        if self.index.ndim == 0:  # the derivative of a clamp, in one go
+        # The derivative of a clamp, in one go: ten times faster than a mask on a CPU. It has limits
+        # for all; what parts have of their own is taken off first, which leaves zero inside.
+        if self.index.ndim == 0:
             ends = float(self.lo), float(self.hi)
-            result: torch.Tensor = torch.ops.aten.hardtanh_backward(values, ratio, *ends)
-            return result
-        return values * ((ratio > self.lo) & (ratio < self.hi))
+        else:
+            lo, hi = (torch.nextafter(end, torch.zeros_like(end)) for end in (self.lo, self.hi))
+            ratio, ends = ratio - ratio.clamp(lo, hi), (-_NOTHING, _NOTHING)
+        result: torch.Tensor = torch.ops.aten.hardtanh_backward(values, ratio, *ends)
+        return result
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,9 @@ def gradients(
     """
     ratio = values / grid.scale
     passed = grid.inside(ratio, gradient)
-    above = (ratio >= grid.hi) * gradient if of_bits else None
-    clipped = grid.by_part(gradient) - grid.by_part(passed)
+    outside = gradient - passed
+    clipped = grid.by_part(outside)
+    above = torch.ops.aten.threshold_backward(outside, ratio, 0.0) if of_bits else None
     exact = grid.inside(ratio, ratio)
     error = ratio.round_().clamp_(grid.lo, grid.hi).sub_(exact).mul_(gradient)
     for_scale = grid.by_part(error)
