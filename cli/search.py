@@ -85,8 +85,10 @@ class SearchRun(Run):
         return BitSearch(self.model, found, self.search, len(self.loader), self.teacher)
 
     def judge(self, answers: list[Any]) -> Row:
-        """Also the BitOPs of one image, in G."""
-        return {**super().judge(answers), "bitops": cast("BitSearch", self.trainer).bitops()}
+        """Also the BitOPs of one image, in G, and whether bits still move."""
+        trainer = cast("BitSearch", self.trainer)
+        more = {"bitops": trainer.bitops(), "searching": trainer.searching()}
+        return {**super().judge(answers), **more}
 
     @property
     def search(self) -> SearchRecipe:
