@@ -19,13 +19,14 @@ _NOTHING = 1e-30  # below the distance of any ratio to an end that it is outside
 
 
 def sum_by_part(values: torch.Tensor, index: torch.Tensor, parts: int) -> torch.Tensor:
-    """Sums (P,), float32, over the features that have each part in `index`, and all else."""
+    """Sums (P,), float32, over the features that have each part in `index`, and all else.
+
+    Those of a row or a feature are rounded to the values' dtype: all else would copy every value.
+    """
     if index.ndim == 0:
-        return values.sum(dtype=torch.float32).reshape(1)
-    ahead = values.ndim - index.ndim
-    dims = (*range(ahead), *(ahead + k for k, size in enumerate(index.shape) if size == 1))
-    rows = values.sum(dims, dtype=torch.float32) if dims else values.float()
-    return rows.new_zeros(parts).index_add_(0, index.reshape(-1), rows.reshape(-1))
+        return values.sum(-1).sum(dtype=torch.float32).reshape(1)
+    rows = values.sum_to_size(index.shape).float().reshape(-1)
+    return rows.new_zeros(parts).index_add_(0, index.reshape(-1), rows)
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,14 @@ class Grid:
         """Largest code."""
         return self.lo + torch.exp2(self.bits) - 1
 
+    @property
+    def ends(self) -> tuple[float, float] | tuple[torch.Tensor, torch.Tensor]:
+        """Smallest and largest code: numbers if there is one part, which are faster than tensors."""
+        return (self.lo, self.hi) if self.index.ndim else (float(self.lo), float(self.hi))
+
     def codes(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of float values, of their dtype."""
-        return (values / self.scale).round_().clamp_(self.lo, self.hi)
+        return (values / self.scale).round_().clamp_(*self.ends)
 
     def by_part(self, values: torch.Tensor) -> torch.Tensor:
         """Sums (P,) of `values` over the features of each part and everything else."""
@@ -66,9 +72,8 @@ class Grid:
         """`values` where a ratio to the scale is inside the limits, 0 elsewhere."""
         # The derivative of a clamp, in one go: ten times faster than a mask on a CPU. It has limits
         # for all; what parts have of their own is taken off first, which leaves zero inside.
-        if self.index.ndim == 0:
-            ends = float(self.lo), float(self.hi)
-        else:
+        ends = self.ends
+        if self.index.ndim:
             lo, hi = (torch.nextafter(end, torch.zeros_like(end)) for end in (self.lo, self.hi))
             ratio, ends = ratio - ratio.clamp(lo, hi), (-_NOTHING, _NOTHING)
         result: torch.Tensor = torch.ops.aten.hardtanh_backward(values, ratio, *ends)
@@ -101,7 +106,7 @@ def gradients(
     clipped = grid.by_part(outside)
     above = torch.ops.aten.threshold_backward(outside, ratio, 0.0) if of_bits else None
     exact = grid.inside(ratio, ratio)
-    error = ratio.round_().clamp_(grid.lo, grid.hi).sub_(exact).mul_(gradient)
+    error = ratio.round_().clamp_(*grid.ends).sub_(exact).mul_(gradient)
     for_scale = grid.by_part(error)
     step, bits = grid.of_part(grid.scale), grid.of_part(grid.bits)
     if grid.unsigned:
