@@ -64,7 +64,7 @@ STUDIES = {
         ),
         seeds=(0, 1, 2),
         rates={4: 2e-4, 3: 4e-4},
-        options=(*SHARED, "--distill-features", "10", "--batch", "128", "--epochs", "2"),
+        options=(*SHARED, "--distill-features", "10", "--batch", "128", "--epochs", "1"),
     ),
     "deit_t": Bits(
         rows=(("LSQ+", 4, "lut"), ("Q-ViT", 4, "lut")),

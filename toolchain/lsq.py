@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def ends(self) -> tuple[float, float] | tuple[torch.Tensor, torch.Tensor]:
-        """Smallest and largest code: numbers if there is one part, which are faster than tensors."""
+        """Smallest and largest code: numbers if there is one part, which is faster."""
         return (self.lo, self.hi) if self.index.ndim else (float(self.lo), float(self.hi))
 
     def codes(self, values: torch.Tensor) -> torch.Tensor:
