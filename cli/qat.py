@@ -12,7 +12,7 @@ from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import MODEL_HELP, Command, Screen, output_options
 from mnq.cli.mapping import assign_option, bits_option, chosen_map
 from mnq.cli.recipe import recipe_options
-from mnq.cli.runs import Setup, calibrated, drive, open_images, run_options
+from mnq.cli.runs import Setup, drive, prepare, run_options
 from mnq.cli.training import BEST, LAST, Run
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def main(
 
     def start(screen: Screen, here: Process) -> Run:
         mapping = chosen_map(assign, name, bits)
-        subject = calibrated(screen, name, weights, mapping, ranges, setup.input_kind)
-        return Run(screen, here, subject, open_images(subject, setup), recipe, setup.output)
+        subject, images = prepare(screen, name, weights, mapping, ranges, setup)
+        return Run(screen, here, subject, images, recipe, setup.output)
 
     drive(setup, (as_json, quiet), start, _report)
 

@@ -20,6 +20,7 @@ from mnq.ops.files import check_writable, write_atomically
 from mnq.runtime.modelfile import INPUT_KINDS
 
 if TYPE_CHECKING:
+    from mnq.models.zoo import LoadedModel
     from mnq.toolchain.map import Map
     from mnq.toolchain.processes import Process
 
@@ -152,37 +153,40 @@ def _check_output(output: Path, resume: Path | None) -> None:
         check_writable(output / LAST)
 
 
-def calibrated(
+def prepare(
     screen: Screen,
     name: str,
     weights: Path | None,
     mapping: Map,
     ranges: Ranges,
-    input_kind: str,
-) -> Subject:
-    """The float model, captured and calibrated."""
+    setup: Setup,
+) -> tuple[Subject, Images]:
+    """The float model, captured and calibrated, and the images to train and to judge on.
+
+    Raises InputError, before anything takes long, if they are not the model's.
+    """
     from mnq.models.zoo import load
     from mnq.toolchain import export as toolchain
     from mnq.toolchain.qat import expect_logits
 
-    settings = toolchain.Settings(ranges.method, ranges.form, input_kind)
+    settings = toolchain.Settings(ranges.method, ranges.form, setup.input_kind)
     source = ranges.open()
     with nullcontext() if source is None else source:
         screen.note(f"loading {name}")
         loaded = load(name, weights)
+        images = open_images(loaded, setup)
         screen.note("capturing")
         graph = toolchain.graph_of(loaded)
         expect_logits(graph)
         mapping.resolve(graph.sites())
         statistics = ranges.statistics(screen, source, loaded, graph, BATCH)
-    return Subject(loaded, graph, statistics, mapping, settings)
+    return Subject(loaded, graph, statistics, mapping, settings), images
 
 
-def open_images(subject: Subject, setup: Setup) -> Images:
+def open_images(loaded: LoadedModel, setup: Setup) -> Images:
     """The images to train and to judge on. Raises InputError if they are not the model's."""
     from mnq.models.dataset import open_dataset
 
-    loaded = subject.loaded
     opened = [
         None if path is None else open_dataset(path, loaded.classes, loaded.num_classes)
         for path in (setup.train, setup.val)

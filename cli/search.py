@@ -14,7 +14,7 @@ from mnq.cli.calibration import Ranges, range_options
 from mnq.cli.common import MODEL_HELP, Command, Screen, output_options
 from mnq.cli.mapping import assign_option, chosen_map
 from mnq.cli.recipe import search_options
-from mnq.cli.runs import Setup, calibrated, drive, open_images, run_options
+from mnq.cli.runs import Setup, drive, prepare, run_options
 from mnq.cli.training import LAST, Run
 from mnq.models.images import batches
 from mnq.ops.errors import InputError
@@ -85,8 +85,10 @@ class SearchRun(Run):
         return BitSearch(self.model, found, self.search, len(self.loader), self.teacher)
 
     def judge(self, answers: list[Any]) -> Row:
-        """Also the BitOPs of one image, in G."""
-        return {**super().judge(answers), "bitops": cast("BitSearch", self.trainer).bitops()}
+        """Also the BitOPs of one image, in G, and whether bits still move."""
+        trainer = cast("BitSearch", self.trainer)
+        more = {"bitops": trainer.bitops(), "searching": trainer.searching()}
+        return {**super().judge(answers), **more}
 
     @property
     def search(self) -> SearchRecipe:
@@ -124,8 +126,7 @@ def main(
 
     def start(screen: Screen, here: Process) -> SearchRun:
         mapping = chosen_map(assign, name, None)
-        subject = calibrated(screen, name, weights, mapping, ranges, setup.input_kind)
-        images = open_images(subject, setup)
+        subject, images = prepare(screen, name, weights, mapping, ranges, setup)
         first = _first_images(ranges, subject.loaded.preprocess)
         return SearchRun(screen, here, subject, images, recipe, setup.output, first=first)
 

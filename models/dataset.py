@@ -49,13 +49,11 @@ class Dataset:
 
     Attributes:
         transform: applied to every image (a PIL image in its file's mode); None: identity.
-        classes_found: number of classes that have images, which may be less than the model's.
     """
 
-    def __init__(self, reader: Reader, classes_found: int) -> None:
+    def __init__(self, reader: Reader) -> None:
         """Use `open_dataset`, which finds the right kind of reader."""
         self._reader = reader
-        self.classes_found = classes_found
         self.transform: Callable[[Image.Image], Any] | None = None
 
     def __len__(self) -> int:
@@ -169,8 +167,7 @@ def open_dataset(path: Path, classes: list[str] | None, num_classes: int) -> Dat
     """
     shards = find_shards(path)
     if shards:
-        reader = Shards(shards, num_classes)
-        return Dataset(reader, len(set(reader.labels.tolist())))
+        return Dataset(Shards(shards, num_classes))
     tar = path.suffix == ".tar" and path.is_file()
     with ImageSet(path, _TarNames(path), 1) if tar else ImageSet.open(path) as images:
         folders = images.classes
@@ -181,7 +178,7 @@ def open_dataset(path: Path, classes: list[str] | None, num_classes: int) -> Dat
         )
     labels = label_index(folders, classes, num_classes)
     files = _timm_reader(path, labels, tar) if tar or path.is_dir() else _Zip(path, labels)
-    return Dataset(files, len(folders))
+    return Dataset(files)
 
 
 def _timm_reader(path: Path, labels: dict[str, int], tar: bool) -> Reader:

@@ -22,7 +22,7 @@ def judged(data: dict[str, Any]) -> str:
             len(rows) if epochs else "-",
         ]
         for key in ("top1", "agreement", "logit_sqnr_db"):
-            cells.append(_spread([row[key] for row in rows]))
+            cells.append(spread([row[key] for row in rows]))
         before = [r["agreement"] for r in data["rows"].values() if _key(r) == (bits, name, 0)]
         if epochs and before:
             gained = statistics.mean(row["agreement"] for row in rows) - before[0]
@@ -68,7 +68,7 @@ def _groups(data: dict[str, Any]) -> Iterator[tuple[tuple[int, str, int], list[d
     yield from sorted(found.items(), key=lambda g: (-g[0][0], names.index(g[0][1]), g[0][2]))
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """The mean, and with several values their standard deviation."""
     mean = f"{statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"

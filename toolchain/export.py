@@ -18,7 +18,7 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate, contents, overflow
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import Scales, build, build_sites
+from mnq.toolchain.build import build, build_sites
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
 from mnq.toolchain.checkpoint import Checkpoint
@@ -34,6 +34,7 @@ from mnq.toolchain.prepare import prepare
 from mnq.toolchain.program import Program
 from mnq.toolchain.qat import with_weights
 from mnq.toolchain.quantizers import RANGES
+from mnq.toolchain.tensor_codes import Scales
 from mnq.toolchain.widths import Widths, layout_of
 from mnq.toolchain.widths import from_json as widths_from_json
 

@@ -39,8 +39,12 @@ class Progress:
     losses: float = 0.0
 
     def best(self) -> Row | None:
-        """The first of the epochs with the most right answers, then the most agreement."""
-        judged = [row for row in self.history if row["top1"] is not None]
+        """The first of the epochs with the most right answers, then the most agreement.
+
+        Of a model whose bits still move (`searching`) nothing is deployed.
+        """
+        ready = (row for row in self.history if not row.get("searching"))
+        judged = [row for row in ready if row["top1"] is not None]
         return max(judged, key=lambda row: (row["top1"], row["agreement"]), default=None)
 
 

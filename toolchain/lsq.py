@@ -15,12 +15,16 @@ import torch
 
 _SETTLED = 1e-5  # relative change of a scale in `least_square_scale`
 _MOST_ROUNDS = 200
+_NOTHING = 1e-30  # below the distance of any ratio to an end that it is outside of
 
 
 def sum_by_part(values: torch.Tensor, index: torch.Tensor, parts: int) -> torch.Tensor:
-    """Sums (P,), float32, over the features that have each part in `index`, and all else."""
+    """Sums (P,), float32, over the features that have each part in `index`, and all else.
+
+    Those of a row or a feature are rounded to the values' dtype: all else would copy every value.
+    """
     if index.ndim == 0:
-        return values.sum(dtype=torch.float32).reshape(1)
+        return values.sum(-1).sum(dtype=torch.float32).reshape(1)
     rows = values.sum_to_size(index.shape).float().reshape(-1)
     return rows.new_zeros(parts).index_add_(0, index.reshape(-1), rows)
 
@@ -46,9 +50,14 @@ class Grid:
         """Largest code."""
         return self.lo + torch.exp2(self.bits) - 1
 
+    @property
+    def ends(self) -> tuple[float, float] | tuple[torch.Tensor, torch.Tensor]:
+        """Smallest and largest code: numbers if there is one part, which is faster."""
+        return (self.lo, self.hi) if self.index.ndim else (float(self.lo), float(self.hi))
+
     def codes(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of float values, of their dtype."""
-        return (values / self.scale).round_().clamp_(self.lo, self.hi)
+        return (values / self.scale).round_().clamp_(*self.ends)
 
     def by_part(self, values: torch.Tensor) -> torch.Tensor:
         """Sums (P,) of `values` over the features of each part and everything else."""
@@ -61,11 +70,14 @@ class Grid:
 
     def inside(self, ratio: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """`values` where a ratio to the scale is inside the limits, 0 elsewhere."""
-        if self.index.ndim == 0:  # the derivative of a clamp, in one go
-            ends = float(self.lo), float(self.hi)
-            result: torch.Tensor = torch.ops.aten.hardtanh_backward(values, ratio, *ends)
-            return result
-        return values * ((ratio > self.lo) & (ratio < self.hi))
+        # The derivative of a clamp, in one go: ten times faster than a mask on a CPU. It has limits
+        # for all; what parts have of their own is taken off first, which leaves zero inside.
+        ends = self.ends
+        if self.index.ndim:
+            lo, hi = (torch.nextafter(end, torch.zeros_like(end)) for end in (self.lo, self.hi))
+            ratio, ends = ratio - ratio.clamp(lo, hi), (-_NOTHING, _NOTHING)
+        result: torch.Tensor = torch.ops.aten.hardtanh_backward(values, ratio, *ends)
+        return result
 
 
 @dataclass(frozen=True)
@@ -90,10 +102,11 @@ def gradients(
     """
     ratio = values / grid.scale
     passed = grid.inside(ratio, gradient)
-    above = (ratio >= grid.hi) * gradient if of_bits else None
-    clipped = grid.by_part(gradient) - grid.by_part(passed)
+    outside = gradient - passed
+    clipped = grid.by_part(outside)
+    above = torch.ops.aten.threshold_backward(outside, ratio, 0.0) if of_bits else None
     exact = grid.inside(ratio, ratio)
-    error = ratio.round_().clamp_(grid.lo, grid.hi).sub_(exact).mul_(gradient)
+    error = ratio.round_().clamp_(*grid.ends).sub_(exact).mul_(gradient)
     for_scale = grid.by_part(error)
     step, bits = grid.of_part(grid.scale), grid.of_part(grid.bits)
     if grid.unsigned:

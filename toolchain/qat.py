@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mnq.ops.errors import InputError
 from mnq.ops.requantize.op import code_range
 from mnq.ops.ste import straight_through
-from mnq.toolchain.build import Scales, assemble, build
+from mnq.toolchain.build import assemble, build
 from mnq.toolchain.checkpoint import check_tensors
 from mnq.toolchain.edges import assign_edges
 from mnq.toolchain.graph import Graph, Node
@@ -28,6 +28,7 @@ from mnq.toolchain.map import Map
 from mnq.toolchain.program import Program, Step
 from mnq.toolchain.ranges import Quantizer, Ranges
 from mnq.toolchain.surrogate import Call, Exact, LearnedWeight, Read
+from mnq.toolchain.tensor_codes import Scales
 from mnq.toolchain.views import VIEWS
 from mnq.toolchain.widths import Widths
 

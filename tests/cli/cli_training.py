@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli_runs import Digits
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from mnq.cli.calibration import Ranges
     from mnq.cli.common import Screen
-    from mnq.cli.training import Subject
+    from mnq.cli.runs import Setup
+    from mnq.cli.training import Images, Subject
     from mnq.models.zoo import LoadedModel
     from mnq.toolchain.calibrate import Statistics
     from mnq.toolchain.graph import Graph
@@ -41,16 +42,18 @@ def few(digits: Digits, root: Path, count: int) -> Digits:
     return Digits(root)
 
 
-def prepared(loaded: LoadedModel, graph: Graph, statistics: Statistics) -> Callable[..., Subject]:
+def prepared(loaded: LoadedModel, graph: Graph, statistics: Statistics) -> Callable[..., Any]:
     """What takes the place of loading, capturing and calibrating in mnq-qat."""
+    from mnq.cli import runs
     from mnq.cli.training import Subject
     from mnq.toolchain.export import Settings
 
     def make(
-        screen: Screen, name: str, weights: Path | None, mapping: Map, ranges: Ranges, kind: str
-    ) -> Subject:
-        settings = Settings(ranges.method, ranges.form, kind)
-        return Subject(loaded, graph, statistics, mapping, settings)
+        screen: Screen, name: str, weights: Path | None, mapping: Map, ranges: Ranges, setup: Setup
+    ) -> tuple[Subject, Images]:
+        settings = Settings(ranges.method, ranges.form, setup.input_kind)
+        images = runs.open_images(loaded, setup)
+        return Subject(loaded, graph, statistics, mapping, settings), images
 
     return make
 

@@ -33,7 +33,7 @@ def small(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Digits:
 def ready(loaded: LoadedModel, graph: Graph, statistics: Statistics) -> Iterator[None]:
     """The model is there at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "calibrated", prepared(loaded, graph, statistics))
+        patch.setattr(command, "prepare", prepared(loaded, graph, statistics))
         yield
 
 

@@ -14,9 +14,10 @@ from cli_runs import Digits, refused
 from cli_training import OPTIONS, few, prepared
 
 from mnq.cli import qat as command
+from mnq.cli import runs
 from mnq.models import zoo
 from mnq.models.zoo import LoadedModel
-from mnq.toolchain import processes
+from mnq.toolchain import export, processes
 from mnq.toolchain.calibrate import Statistics
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.processes import Process
@@ -53,7 +54,7 @@ def ready(
     loaded: LoadedModel, graph: Graph, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model is there at once."""
-    monkeypatch.setattr(command, "calibrated", prepared(loaded, graph, statistics))
+    monkeypatch.setattr(command, "prepare", prepared(loaded, graph, statistics))
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -113,7 +114,13 @@ def test_output_that_cannot_be_used(base: tuple[object, ...], output: Path, tmp_
     assert last.read_bytes() == b"of a run"
 
 
-@pytest.mark.usefixtures("ready")
+@pytest.fixture
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model may be captured or calibrated: what is wrong has to be found before."""
+    monkeypatch.setattr(export, "graph_of", lambda *_: pytest.fail("a model was captured"))
+
+
+@pytest.mark.usefixtures("uncalibrated")
 def test_images_whose_classes_are_not_the_models(
     base: tuple[object, ...], small: Digits, tmp_path: Path
 ) -> None:
@@ -134,13 +141,11 @@ def test_images_whose_classes_are_not_the_models(
 def test_images_of_a_model_without_class_names_must_be_of_all_classes(
     base: tuple[object, ...], small: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = command.open_images
+    real = runs.open_images
     monkeypatch.setattr(
-        command,
+        runs,
         "open_images",
-        lambda made, *others: real(
-            replace(made, loaded=replace(made.loaded, classes=None)), *others
-        ),
+        lambda loaded, *others: real(replace(loaded, classes=None), *others),
     )
     shutil.copytree(small.train, tmp_path / "nine")
     shutil.rmtree(tmp_path / "nine" / "9")

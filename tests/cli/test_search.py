@@ -87,11 +87,12 @@ def test_a_run_writes_its_bits_and_what_they_cost(whole: dict[str, Any]) -> None
     assert [row["epoch"] for row in whole["history"]] == [0, 1, 2]
     assert whole["history"][0]["bitops"] > 1.3 * whole["budget"]
     assert whole["history"][2]["bitops"] == whole["bitops"] < whole["history"][0]["bitops"]
+    assert [row["searching"] for row in whole["history"]][::2] == [True, False]
     header = read(last(whole)).header
     assert header["recipe"]["quantizer"] == "qvit" and header["widths"]["heads"] == "paper"
     assert len(header["widths"]["bits"]["blocks.0.attn.qkv"]) == 12
     log = (Path(whole["output"]) / "log.csv").read_text().splitlines()
-    assert log[0] == "epoch,step,learning_rate,loss,top1,agreement,bitops,seconds"
+    assert log[0] == "epoch,step,learning_rate,loss,top1,agreement,bitops,searching,seconds"
 
 
 @pytest.mark.parametrize("at", [2, 5])

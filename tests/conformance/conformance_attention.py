@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from conformance_draw import Array, Case, Draw, codes
-from conformance_linear import scaling
+from conformance_linear import limits, scaling
 from numpy.typing import ArrayLike
 
 from mnq.ops.attention.op import constants as attention_constants
@@ -16,6 +16,7 @@ from mnq.ops.requantize.op import constants as requantize_constants
 MASK = -(2**24)
 HEAD_SCALES = np.array([0.05, 0.4], np.float32).reshape(2, 1, 1)
 LAYOUTS = ("separate", "packed", "window")
+HEAD_BITS = np.array([3, 6]).reshape(2, 1, 1)
 WINDOWS, PLACES = 2, 4
 
 
@@ -46,11 +47,8 @@ def attention(method: str, form: str, layout: str) -> Iterator[Case]:
     name = operators[layout].name
     draw = Draw(name)
     queries, keys = (3, 5) if layout == "separate" else (PLACES, PLACES)
-    for text, bits, scale, bias in settings(draw, queries, keys):
-        ratio = 2.0**-4 if bits == 4 else 0.004 * 2.0 ** (8 - bits)
-        fixed = attention_constants(
-            SOFTMAX[method], form, np.asarray(scale) * ratio, scale, 0.02, 0.012, bits
-        )
+
+    def case(text: str, bits: int, bias: Array, fixed: Mapping[str, Array]) -> Case:
         constants: dict[str, Array] = {"bias": bias.astype(np.int32)}
         if layout == "separate":
             made = {
@@ -63,7 +61,21 @@ def attention(method: str, form: str, layout: str) -> Iterator[Case]:
         else:
             made = {"qkv": codes(draw, (1, WINDOWS * PLACES, 3, 2, 4), bits)}
             constants = window_constants(draw, bias)
-        yield Case(name, text, made, {**constants, **fixed})
+        return Case(name, text, made, {**constants, **fixed})
+
+    for text, bits, scale, bias in settings(draw, queries, keys):
+        ratio = 2.0**-4 if bits == 4 else 0.004 * 2.0 ** (8 - bits)
+        fixed = attention_constants(
+            SOFTMAX[method], form, np.asarray(scale) * ratio, scale, 0.02, 0.012, bits
+        )
+        yield case(text, bits, bias, fixed)
+    if form == "deferred":
+        out = 0.02 * 2.0 ** (8 - HEAD_BITS)
+        fixed = attention_constants(
+            SOFTMAX[method], form, HEAD_SCALES * 0.004, HEAD_SCALES, 0.02, out, 8, HEAD_BITS
+        )
+        no_bias = np.zeros((1, 1, 1, 1), np.int64)
+        yield case("3 and 6 bits, all per head", 8, no_bias, {**fixed, **limits(HEAD_BITS)})
     if (method, form) == ("lut", "deferred"):
         yield tie(layout)
 

@@ -26,6 +26,12 @@ def every_shift(draw: Draw) -> tuple[Array, Array]:
     return m.astype(np.int32), np.arange(1, 63, dtype=np.int32)
 
 
+def limits(bits: Array) -> Constants:
+    """lo and hi of codes of so many bits, from channel to channel or head to head."""
+    lo = -(2 ** (bits.astype(np.int32) - 1))
+    return {"lo": lo, "hi": -lo - 1}
+
+
 HALVES = np.array([[-5, -3, -1, 1, 3, 5, -4, 0, 4]], np.int64)
 """Times 1/2 all but the last three are ties."""
 
@@ -172,6 +178,16 @@ def layers() -> Iterator[Case]:
     yield every
     constants = {"m_r": m[::-1].copy(), "e_r": e[::-1].copy(), **scaling(m, e, 16)}
     yield added(every, codes(draw, (4, 62), 16), constants, "int16")
+    columns = np.array([2, 5, 8, 3, 8])
+    x, w = codes(draw, (1, 11, 6), 8), draw.integers(-128, 127, (6, 5))
+    bias, ratios = draw.integers(-(2**16), 2**16, (5,)), 2.0 ** (columns - 16)
+    own = limits(columns)
+    constants = {**requantize_constants(ratios, 8), **own}
+    heads = case("2 to 8 bits, limits per channel", x, w, bias, constants, "int8")
+    yield heads
+    r = codes(draw, (1, 11, 5), 16)
+    constants = {**requantize_add_constants(ratios, 2.0 ** (columns - 17), 8), **own}
+    yield added(heads, r, constants, "int8")
 
 
 def looked_up() -> Iterator[Case]:

@@ -14,9 +14,11 @@ sys.path.append(str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A folder with every case of the conformance test, and how many there are."""
+    """A folder with every case of the tests that compare back ends, and how many there are."""
     from ops_cases import CASES
+    from ops_head_widths import CASES as OF_HEADS
     from ops_replay import record
 
     folder = tmp_path_factory.mktemp("cases")
-    return folder, record(((name, build()) for name, build in CASES.items()), folder)
+    every = {**CASES, **{f"by head, {name}": build for name, build in OF_HEADS.items()}}
+    return folder, record(((name, build()) for name, build in every.items()), folder)

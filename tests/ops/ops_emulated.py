@@ -63,6 +63,13 @@ def logits(rows: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
     }
 
 
+def heads(rows: int, k: int, n: int, residual: bool) -> tuple[str, dict[str, Any]]:
+    """Codes of 2 to 8 bits, from column to column."""
+    name, inputs = linear(rows, k, n, residual, least=33)
+    lo = -(2 ** np.random.default_rng(n).integers(1, 8, n, dtype=np.int32))
+    return name, {**inputs, "lo": lo, "hi": -lo - 1}
+
+
 def product(batch: int, m: int, k: int, n: int) -> tuple[str, dict[str, Any]]:
     random = np.random.default_rng(m + k + n)
     inputs = {"a": codes(random, batch, m, k), "b": codes(random, batch, k, n)}
@@ -94,6 +101,9 @@ SHAPES = [
     *(looked_up(rows, k, n, least, parts)
       for rows, k, n in ((1, 1, 40), (65, 100, 70), (7, 63, 129), (70, 112, 80), (300, 208, 132))
       for least, parts in ((1, False), (33, False), (33, True))),
+    *(heads(rows, k, n, residual)
+      for rows, k, n in ((65, 100, 70), (300, 208, 132), (70, 112, 80))
+      for residual in (False, True)),
     logits(3, 192, 10),
     product(3, 5, 33, 70),
     product(2, 70, 64, 1),

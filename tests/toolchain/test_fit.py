@@ -212,6 +212,13 @@ def test_the_best_epoch_is_the_first_with_the_most_right_answers_then_the_most_a
     assert [call for call in made.calls if "save" in call] == saves
 
 
+def test_no_epoch_whose_bits_still_move_is_the_best(parts: Parts, pixels: torch.Tensor) -> None:
+    made = Fitted(parts.trainer(BATCHES))
+    rows = iter([{"top1": 60 - n, "agreement": 90, "searching": n < 2} for n in range(3)])
+    fit(made.trainer, Loader(pixels), made.progress, made.hooks(None, lambda: next(rows)))
+    assert [call for call in made.calls if "save" in call] == ["save", "save", "save best"]
+
+
 def test_what_training_raises_leaves_the_last_save_as_it_was(
     parts: Parts, pixels: torch.Tensor
 ) -> None:

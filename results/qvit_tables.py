@@ -1,0 +1,46 @@
+"""The table made from qvit_MODEL.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qat_tables import spread
+
+
+def learned(data: dict[str, Any]) -> str:
+    """Every variant by its bits and map: means over the seeds, and their spread."""
+    lines = [
+        "| bits | variant | map | seeds | of the budget % | top-1 % | agrees with float % "
+        "| constants of 8-bit ones |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| 32 | float | - | - | - | {data['float']['top1']:.1f} | - | - |",
+    ]
+    groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
+    for row in data["rows"].values():
+        groups.setdefault((row["bits"], row["variant"], row["map"]), []).append(row)
+    for (bits, variant, name), rows in sorted(groups.items(), key=lambda group: -group[0][0]):
+        cells: list[Any] = [bits, variant, name, len(rows)]
+        cells.append(spread([100 * row["bitops"] / row["budget"] for row in rows]))
+        cells += [spread([row[key] for row in rows]) for key in ("top1", "agreement")]
+        sizes = [row["bytes"]["constants"] / row["bytes"]["constants_int8"] for row in rows]
+        cells.append(f"{sum(sizes) / len(sizes):.2f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", _source(data)])
+
+
+def _source(data: dict[str, Any]) -> str:
+    compared = "; ".join(
+        f"{name}: {row['verified']['differing_integers']} of the integers of "
+        f"{row['verified']['tensors']} tensors on {row['verified']['images']} images differ, and "
+        f"{row['verified']['differing_answers']} of {row['verified']['answers']} answers"
+        for name, row in data["rows"].items()
+        if "verified" in row
+    )
+    rates = ", ".join(f"{rate} at {bits} bits" for bits, rate in data["rates"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
+    return (
+        f"{data['model']}, trained on {data['images']['train']} with {' '.join(data['options'])}, "
+        f"rate {rates}; judged on {data['float']['images']} images of {data['images']['judge']}. "
+        f"PyTorch against the exported file: {compared or '-'}. "
+        f"{versions}; {data['machine']['processor']}."
+    )
