@@ -194,8 +194,15 @@ def looked_up() -> Iterator[Case]:
     """QLinearLut: tables of GELU, and of any codes, behind limits that leave few of them."""
     draw = Draw("QLinearLut")
 
-    def case(name: str, x: Array, w: Array, constants: Constants, table: Array) -> Case:
-        bias = draw.integers(-(2**9), 2**9, (w.shape[1],))
+    def case(
+        name: str,
+        x: Array,
+        w: Array,
+        constants: Constants,
+        table: Array,
+        bias: Array | None = None,
+    ) -> Case:
+        bias = draw.integers(-(2**9), 2**9, (w.shape[1],)) if bias is None else bias
         fixed: dict[str, Array] = {
             "w": w.astype(np.int8),
             "bias": bias.astype(np.int32),
@@ -220,6 +227,10 @@ def looked_up() -> Iterator[Case]:
     m, e = every_shift(draw)
     x, w = codes(draw, (4, 3), 8)[[2, 3, 1, 0]], draw.integers(-128, 127, (3, 62))
     yield case("every shift, multipliers of both signs", x, w, scaling(m, e, 8), table)
+    x, w = np.array([[[3]], [[-3]], [[1]], [[0]]], np.int8), np.array([[1, -1, 5]])
+    halves = scaling([2**30, -(2**30), 2**30], [31] * 3, 8)
+    every = draw.order(256) - 128  # no two codes have the same entry
+    yield case("ties, one input channel", x, w, halves, every, np.zeros(3))
 
 
 def products() -> Iterator[Case]:
