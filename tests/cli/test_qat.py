@@ -198,7 +198,7 @@ def test_what_is_exported_computes_the_integers_and_the_accuracy_of_the_run(
     found = payload(mnq("verify", deployed, "--checkpoint", checkpoint, *images, "--json"))
     assert found["passed"] and not found["float_tensors"]
     for run in found["runs"]:
-        assert (run["images"], run["tensors"], run["differing_integers"]) == (30, 49, 0)
+        assert (run["images"], run["tensors"], run["differing_integers"]) == (30, 45, 0)
     judged = payload(mnq("eval", deployed, "--float", *images, "--json"))
     reference, integers = judged["models"]
     row = whole["history"][-1]
