@@ -13,7 +13,7 @@ from mnq.ops.errors import InputError
 from mnq.ops.integer import INT8, INT16, INT32
 from mnq.toolchain.arithmetic import arithmetic, to_numpy
 from mnq.toolchain.edges import Edges
-from mnq.toolchain.fuse import fuse, fuse_views
+from mnq.toolchain.fuse import fuse
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.heads import weight_of
 from mnq.toolchain.image import ImageInput
@@ -50,19 +50,6 @@ def build(
     (quantizers.RANGES).
     """
     return fuse(assemble(graph, edges, scales, widths, choices, image, form))
-
-
-def build_sites(
-    graph: Graph,
-    edges: Edges,
-    scales: Scales,
-    widths: Widths,
-    choices: dict[str, Choice],
-    image: ImageInput,
-    form: str = "ivit",
-) -> Program:
-    """`build` with a step for every site alone: what measures or swaps methods needs one."""
-    return fuse_views(assemble(graph, edges, scales, widths, choices, image, form))
 
 
 def assemble(

@@ -18,12 +18,13 @@ from mnq.ops.errors import InputError
 from mnq.runtime import certificate, contents, overflow
 from mnq.runtime.modelfile import FORMAT, ModelFile
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import build, build_sites
+from mnq.toolchain.build import assemble
 from mnq.toolchain.calibrate import METHODS, Statistics, scales
 from mnq.toolchain.capture import capture
 from mnq.toolchain.checkpoint import Checkpoint
 from mnq.toolchain.edges import assign_edges
 from mnq.toolchain.equalize import equalize
+from mnq.toolchain.fuse import fuse, fuse_views
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.heads import find_parts, softmax_of, weight_of
 from mnq.toolchain.image import ImageInput, image_input
@@ -84,28 +85,27 @@ def quantize(
     widths: Widths | None = None,
 ) -> Program:
     """The integer program for scales by quantizer; widths: the map's, if there are no others."""
-    return build(*_source(loaded, graph, found, mapping, settings, widths))
+    return fuse(_assembled(loaded, graph, found, mapping, settings, widths))
 
 
 def quantize_sites(
     loaded: LoadedModel, graph: Graph, found: Scales, mapping: Map, settings: Settings
 ) -> Program:
-    """`quantize` with a step for every site alone (`build_sites`)."""
-    return build_sites(*_source(loaded, graph, found, mapping, settings, None))
+    """`quantize` with a step for every site alone: what measures or swaps methods needs one."""
+    return fuse_views(_assembled(loaded, graph, found, mapping, settings, None))
 
 
-def _source(
+def _assembled(
     loaded: LoadedModel,
     graph: Graph,
     found: Scales,
     mapping: Map,
     settings: Settings,
     widths: Widths | None,
-) -> tuple[Any, ...]:
-    """The arguments of `build` and `build_sites`."""
+) -> Program:
     image = input_of(loaded, settings)
     choices, bits = mapping.resolve(graph.sites()), widths or mapping.widths()
-    return graph, assign_edges(graph), found, bits, choices, image, settings.form
+    return assemble(graph, assign_edges(graph), found, bits, choices, image, settings.form)
 
 
 def export(

@@ -1,13 +1,16 @@
-"""The modules of results/, which are no package."""
+"""The modules of results/, which are no package; makes the helper `result_data.py` importable."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from result_data import cells, data
 
 
 @pytest.fixture
@@ -17,23 +18,6 @@ def tables(result_module: Callable[[str], ModuleType]) -> ModuleType:
 def row(name: str, bits: int, epochs: int, agreement: float, **more: Any) -> dict[str, Any]:
     figures = {"top1": agreement - 5, "agreement": agreement, "logit_sqnr_db": agreement / 10}
     return {"map": name, "bits": bits, "epochs": epochs, **figures, **more}
-
-
-def data(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": "tiny",
-        "images": {"train": "some.zip", "judge": "others.zip"},
-        "options": ["--distill", "1"],
-        "rates": {"8": 1e-5},
-        "versions": {"mnq": "0.1.0"},
-        "machine": {"processor": "a CPU"},
-        "float": {"top1": 88.0, "images": 500},
-        "rows": {str(number): one for number, one in enumerate(rows)},
-    }
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_what_training_recovers_is_of_what_calibration_lost(tables: ModuleType) -> None:

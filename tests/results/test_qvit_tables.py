@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from result_data import cells, data
 
 
 @pytest.fixture
@@ -18,23 +19,6 @@ def row(variant: str, bits: int, top1: float, **more: Any) -> dict[str, Any]:
     figures = {"top1": top1, "agreement": top1 + 5, "bitops": 0.99, "budget": 1.0}
     sizes = {"file": 9, "constants": 60, "constants_int8": 100}
     return {"variant": variant, "bits": bits, "map": "lut", **figures, "bytes": sizes, **more}
-
-
-def data(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": "tiny",
-        "images": {"train": "some.zip", "judge": "others.zip"},
-        "options": ["--distill", "1"],
-        "rates": {"3": 4e-4},
-        "versions": {"mnq": "0.1.0"},
-        "machine": {"processor": "a CPU"},
-        "float": {"top1": 88.0, "images": 500},
-        "rows": {str(number): one for number, one in enumerate(rows)},
-    }
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_more_bits_come_first_and_seeds_are_one_row(tables: ModuleType) -> None:

@@ -16,11 +16,12 @@ from toolchain_models import MEAN, SIZE, STD, normalize, pixels, prepared
 
 from mnq.runtime.session import infer, open_session, with_all_outputs
 from mnq.toolchain import map as maps
-from mnq.toolchain.build import assemble, build, build_sites
+from mnq.toolchain.build import assemble, build
 from mnq.toolchain.calibrate import Statistics, collect, scales
 from mnq.toolchain.edges import Edges, assign_edges
 from mnq.toolchain.equalize import equalize
 from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.fuse import fuse_views
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.image import image_input
 from mnq.toolchain.lower import lower
@@ -88,7 +89,7 @@ class Quantized:
 
     def build_sites(self, mapping: Map) -> Program:
         """The same with a step for every site alone."""
-        return build_sites(*self._source(mapping))
+        return fuse_views(assemble(*self._source(mapping)))
 
     def _source(
         self,
