@@ -163,7 +163,7 @@ def prepare(
 ) -> tuple[Subject, Images]:
     """The float model, captured and calibrated, and the images to train and to judge on.
 
-    Raises InputError, before anything takes long, if they are not the model's.
+    Raises InputError, before the calibration, if they are not the model's.
     """
     from mnq.models.zoo import load
     from mnq.toolchain import export as toolchain
@@ -174,10 +174,10 @@ def prepare(
     with nullcontext() if source is None else source:
         screen.note(f"loading {name}")
         loaded = load(name, weights)
-        images = open_images(loaded, setup)
         screen.note("capturing")
         graph = toolchain.graph_of(loaded)
         expect_logits(graph)
+        images = open_images(loaded, setup)
         mapping.resolve(graph.sites())
         statistics = ranges.statistics(screen, source, loaded, graph, BATCH)
     return Subject(loaded, graph, statistics, mapping, settings), images

@@ -15,9 +15,10 @@ from cli_training import OPTIONS, few, prepared
 
 from mnq.cli import qat as command
 from mnq.cli import runs
+from mnq.cli.calibration import Ranges
 from mnq.models import zoo
 from mnq.models.zoo import LoadedModel
-from mnq.toolchain import export, processes
+from mnq.toolchain import processes
 from mnq.toolchain.calibrate import Statistics
 from mnq.toolchain.graph import Graph
 from mnq.toolchain.processes import Process
@@ -116,8 +117,8 @@ def test_output_that_cannot_be_used(base: tuple[object, ...], output: Path, tmp_
 
 @pytest.fixture
 def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model may be captured or calibrated: what is wrong has to be found before."""
-    monkeypatch.setattr(export, "graph_of", lambda *_: pytest.fail("a model was captured"))
+    """No model may be calibrated: what is wrong has to be found before."""
+    monkeypatch.setattr(Ranges, "statistics", lambda *_: pytest.fail("a model was calibrated"))
 
 
 @pytest.mark.usefixtures("uncalibrated")

@@ -135,7 +135,7 @@ def test_epoch_can_begin_at_any_batch(dataset: Dataset) -> None:
 
 def test_skipped_batches_are_not_decoded(dataset: Dataset) -> None:
     seen = []
-    loader = make(Dataset(Spy(dataset, seen), CLASSES), batch=2)
+    loader = make(Dataset(Spy(dataset, seen)), batch=2)
     loader.set_epoch(0, 9)
     assert len(list(loader)) == 2
     assert len(seen) == 4
@@ -185,7 +185,7 @@ def test_batches_epochs_seeds_and_ranks_mix_by_draws_of_their_own(dataset: Datas
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return super().__getitem__(index)[0], index
 
-    distinct = Distinct(dataset._reader, COUNT)
+    distinct = Distinct(dataset._reader)
     ratios = []
     for seed, epoch, rank in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)):
         recipe = replace(AUGMENTATIONS["light"], mixup=0.8)

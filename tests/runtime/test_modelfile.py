@@ -38,7 +38,7 @@ def test_read_gives_what_was_exported(tiny: Tiny, tmp_path: Path) -> None:
     assert (model.name, model.input_kind, model.classes) == ("tiny", "uint8", CLASSES)
     assert model.preprocess == Preprocess(SIZE, SIZE, "bicubic", (0.5,) * 3, (0.5,) * 3, 3)
     assert model.map["defaults"]["softmax"] == "lut"
-    assert model.tensors["blocks.0.mlp.act"]["module"] == "blocks.0.mlp.act"
+    assert model.tensors["blocks.0.mlp.act"]["module"] == "blocks.0.mlp.fc1, blocks.0.mlp.act"
     assert model.tensors["blocks.0.attn.context"]["site"] == "blocks.0.attn.softmax"
     assert model.output_scale == model.tensors["head"]["scale"] > 0
     assert set(model.certificate["tensors"]) == {"input.codes", *model.tensors}

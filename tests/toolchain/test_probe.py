@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from mnq.ops.registry import METHODS
 from mnq.ops.requantize.op import code_range
-from mnq.toolchain.map import Choice
+from mnq.toolchain.map import Choice, uniform
 from mnq.toolchain.probe import Probe
 
 CASES = [(kind, method) for kind in ("gelu", "layernorm") for method in METHODS[kind]]
@@ -39,7 +39,7 @@ def probes(
     quantized: Quantized, kind: str, method: str, bits: int
 ) -> list[tuple[Probe, torch.Tensor]]:
     """A probe of every site of a kind, with the codes it reads on five images."""
-    program = quantized.program(method, bits=bits)
+    program = quantized.build_sites(uniform("tiny", method, bits))
     images = models.pixels(5, seed=3)
     sites = quantized.graph.sites()
     return [

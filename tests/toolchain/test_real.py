@@ -72,7 +72,7 @@ def test_graph_has_the_sites_of_twelve_blocks(deit_graph: Graph) -> None:
 def test_certificate_holds_on_onnxruntime(exported: ModelFile) -> None:
     assert verify.check_purity(exported).float_tensors == []
     run = verify.check_certificate(exported, "all")
-    assert run.first is None and run.passed and run.tensors > 120
+    assert run.first is None and run.passed and run.tensors > 110
 
 
 def test_logits_approximate_the_float_model(

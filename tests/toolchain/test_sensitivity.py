@@ -16,6 +16,7 @@ from toolchain_harness import Quantized, batches, separate
 from mnq.ops.registry import METHODS, UNIFORM
 from mnq.toolchain import sensitivity
 from mnq.toolchain.evaluate import evaluate
+from mnq.toolchain.map import uniform
 from mnq.toolchain.measurements import BINS, Measurements, Run
 from mnq.toolchain.probe import Probe
 from mnq.toolchain.program import Step
@@ -114,7 +115,7 @@ def test_joint_figures_are_those_of_the_whole_quantized_model(
     floats: Tensors,
     name: str,
 ) -> None:
-    found, program = measured("joint"), quantized.program(name)
+    found, program = measured("joint"), quantized.build_sites(uniform("tiny", name))
     run = found.run(8, "joint", name)
     assert run is not None and run.images == 7 and run.unusable == {}
     tensors = program.run(torch.cat([pixels for pixels, _ in BATCHES]))
