@@ -47,7 +47,7 @@ class Plan:
     """What is measured for a model.
 
     epochs: numbers of them, 0 for calibration alone; rates: learning rate by width; repeated:
-    maps and widths whose longest training has more seeds than the first; options: of mnq-qat.
+    maps, widths and epochs with more seeds than the first; options: of mnq-qat.
     """
 
     weights: str | None
@@ -56,7 +56,7 @@ class Plan:
     maps: tuple[str, ...]
     epochs: tuple[int, ...]
     rates: dict[int, float]
-    repeated: tuple[tuple[str, int], ...]
+    repeated: tuple[tuple[str, int, int], ...]
     batch: int
     options: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -70,7 +70,7 @@ PLANS = {
         maps=("ivit", "ibert", "mixed"),
         epochs=(0, 1, 5),
         rates={8: 5e-5, 6: 1e-4, 4: 2e-4},
-        repeated=(("mixed", 8), ("mixed", 6)),
+        repeated=(("mixed", 8, 5), ("mixed", 6, 5)),
         batch=32,
         options=(
             *("--distill", "1", "--distill-features", "30", "--augment", "light"),
@@ -98,7 +98,7 @@ PLANS = {
         maps=("ivit", "ibert", "fqvit", "mixed"),
         epochs=(0, 1, 2),
         rates={8: 1e-4, 6: 2e-4},
-        repeated=tuple(itertools.product(("ivit", "ibert", "fqvit", "mixed"), (8, 6))),
+        repeated=tuple(itertools.product(("ivit", "ibert", "fqvit", "mixed"), (8, 6), (1, 2))),
         batch=128,
         options=(
             *("--distill", "1", "--distill-features", "10", "--augment", "light"),
@@ -135,7 +135,7 @@ def rows(plan: Plan) -> Iterator[Row]:
             for bits, epochs in itertools.product(plan.rates, plan.epochs):
                 yield from (Row(name, bits, epochs, seed) for name in plan.maps)
         else:
-            yield from (Row(name, bits, plan.epochs[-1], seed) for name, bits in plan.repeated)
+            yield from (Row(*row, seed) for row in plan.repeated)
 
 
 @dataclass
