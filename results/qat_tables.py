@@ -82,12 +82,19 @@ def _source(data: dict[str, Any]) -> str:
         f"{row['verified']['tensors']} tensors on {row['verified']['images']} images differ"
         for row in verified
     )
+    return training(
+        data,
+        "*recovered*: of the agreement that calibration alone lost. "
+        f"PyTorch against the exported file after training: {compared or '-'}.",
+    )
+
+
+def training(data: dict[str, Any], remarks: str) -> str:
+    """What the models were trained and judged on and how, remarks, and what did it."""
     rates = ", ".join(f"{rate} at {bits} bits" for bits, rate in data["rates"].items())
     versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
-    judge = f"judged on {data['float']['images']} images of {data['images']['judge']}"
     return (
         f"{data['model']}, trained on {data['images']['train']} with {' '.join(data['options'])}, "
-        f"rate {rates}; {judge}. *recovered*: of the agreement that calibration alone lost. "
-        f"PyTorch against the exported file after training: {compared or '-'}. "
-        f"{versions}; {data['machine']['processor']}."
+        f"rate {rates}; judged on {data['float']['images']} images of {data['images']['judge']}. "
+        f"{remarks} {versions}; {data['machine']['processor']}."
     )

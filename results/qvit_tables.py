@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qat_tables import spread
+from qat_tables import spread, training
 
 
 def learned(data: dict[str, Any]) -> str:
@@ -36,11 +36,4 @@ def _source(data: dict[str, Any]) -> str:
         for name, row in data["rows"].items()
         if "verified" in row
     )
-    rates = ", ".join(f"{rate} at {bits} bits" for bits, rate in data["rates"].items())
-    versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
-    return (
-        f"{data['model']}, trained on {data['images']['train']} with {' '.join(data['options'])}, "
-        f"rate {rates}; judged on {data['float']['images']} images of {data['images']['judge']}. "
-        f"PyTorch against the exported file: {compared or '-'}. "
-        f"{versions}; {data['machine']['processor']}."
-    )
+    return training(data, f"PyTorch against the exported file: {compared or '-'}.")

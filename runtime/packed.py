@@ -18,11 +18,8 @@ from mnq.ops.body import DOMAIN
 LOW, HIGH = -8, 7
 """What INT4 holds."""
 
-_OPERATORS = {
-    "QLinear": 1,
-    "QLinearAdd": 2,
-    "QLinearLut": 1,
-}  # where their weight is among the inputs
+# Where their weight is among the inputs.
+_OPERATORS = {"QLinear": 1, "QLinearAdd": 2, "QLinearLut": 1}
 _LEAST = 256  # weights that are worth a node of their own
 
 

@@ -6,8 +6,8 @@
 namespace mnq {
 namespace {
 
-// y = [table of] clamp(rescale(a b + bias) [+ rescale(r)], lo, hi) for `batches` of `rows` rows, all of which
-// count as one sequence of rows where operands broadcast.
+// y = [table of] clamp(rescale(a b + bias) [+ rescale(r)], lo, hi) for `batches` of `rows` rows, all
+// of which count as one sequence of rows where operands broadcast.
 struct ProductJob {
   const int8_t* a;  // (batches, rows, k)
   const int8_t* b;  // packed: (columns, k_padded), padded with zeros; else (batches, k, columns)
