@@ -98,7 +98,7 @@ _SEARCH_OPTIONS: tuple[tuple[tuple[str, ...], Any, Any, str], ...] = (
         ("--sigma",),
         0.9,
         click.FloatRange(0, 1),
-        "Share of the steps in which bits move; then they are frozen.",
+        "Share of the steps in which bits move; then they are rounded to the budget.",
     ),
     (("--bits-lr",), 1e-2, _POSITIVE, "Rate of bit-widths."),
 )

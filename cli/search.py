@@ -120,7 +120,7 @@ def main(
 
     As mnq-qat, and the integers are those that are deployed all the way. Bits of 2 to 8 move until
     --sigma of the steps, pulled toward the BitOPs of a uniform model of --bits; then they are
-    frozen. --assign says the method of every site; its bits are not used.
+    rounded to cost no more. --assign says the method of every site; its bits are not used.
     """
     ranges = setup.calibration(ranges)
 
