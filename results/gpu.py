@@ -4,11 +4,12 @@
 
 Steps: `tests`, those of the project that need a GPU; `verify`, every tensor of DeiT-T, S and B and
 Swin-T against its certificate, which the CPU's integers made; `bench`, DeiT-S at 1, 8 and 64 images
-beside onnxruntime and torch; `sanitizer`, the kernels under compute-sanitizer. Random weights: they
-say nothing about accuracy. --work keeps the models. Writes results/gpu.json after every step; a
-step that failed leaves what it printed there.
+beside onnxruntime and torch; `wgmma`, DeiT-S on the path for compute capability 9.0, every tensor
+and the same speed; `sanitizer`, the kernels under compute-sanitizer, on that path too. Random
+weights: they say nothing about accuracy. --work keeps the models. Writes results/gpu.json after
+every step; a step that failed leaves what it printed there.
 
-Needs an onnxruntime-gpu, torch and nvcc's tools, and the project installed. About eight minutes.
+Needs an onnxruntime-gpu, torch and nvcc's tools, and the project installed. About nine minutes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TESTS = RESULTS.parent / "tests"
 MAP = "mixed"
 BENCHED = "deit_s"
 BATCHES = "1,8,64"
+WGMMA = {"MNQ_CUDA_PATH": "wgmma"}
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PATIENCE = 500  # seconds, for a step's command
 KEPT = 4000  # characters of what a command that failed has printed
@@ -87,10 +89,10 @@ def called(*words: object, **variables: str) -> dict[str, Any]:
     return entry
 
 
-def mnq(verb: str, *words: object) -> dict[str, Any]:
+def mnq(verb: str, *words: object, **variables: str) -> dict[str, Any]:
     """`called` for one of mnq's commands."""
     program = "from mnq.cli.main import main; main()"
-    return called(sys.executable, "-c", program, verb, *words, "--json")
+    return called(sys.executable, "-c", program, verb, *words, "--json", **variables)
 
 
 def tests(study: Study) -> dict[str, Any]:
@@ -115,6 +117,16 @@ def bench(study: Study) -> dict[str, Any]:
     return {BENCHED: mnq("bench", study.file(BENCHED), *words, "--seconds", 20)}
 
 
+def wgmma(study: Study) -> dict[str, Any]:
+    """Every tensor and the speed of one model on warp groups, beside its strongest peer."""
+    path, words = study.file(BENCHED), ("--provider", "cuda")
+    others = ("--peers", "fp16", "--peers-dir", study.work / "peers", "--seconds", 10)
+    return {
+        "verify": mnq("verify", path, *words, "--kernels", **WGMMA),
+        "bench": mnq("bench", path, *words, "--batch", BATCHES, *others, **WGMMA),
+    }
+
+
 def sanitizer(study: Study) -> dict[str, Any]:
     """Small shapes of products and attention, under each of its tools."""
     program = shutil.which("compute-sanitizer")
@@ -122,8 +134,11 @@ def sanitizer(study: Study) -> dict[str, Any]:
         return {"compute-sanitizer": {"status": None, "printed": "found none on the PATH"}}
     script = TESTS / "ops" / "ops_emulated.py"
     options = ("--error-exitcode", 9, "--target-processes", "all")
+    paths: dict[str, dict[str, str]] = {"": {}, " wgmma": WGMMA}
     return {
-        tool: called(program, "--tool", tool, *options, sys.executable, script) for tool in TOOLS
+        tool + name: called(program, "--tool", tool, *options, sys.executable, script, **variables)
+        for tool in TOOLS
+        for name, variables in paths.items()
     }
 
 
@@ -131,6 +146,7 @@ STEPS: dict[str, Callable[[Study], dict[str, Any]]] = {
     "tests": tests,
     "verify": verify,
     "bench": bench,
+    "wgmma": wgmma,
     "sanitizer": sanitizer,
 }
 

@@ -1,7 +1,7 @@
 """Bit search: QAT that learns bit-widths under a budget of BitOPs (Q-ViT, sections 3.3 and 4.1).
 
-Until sigma of the steps the bits move with the weights and scales; then they are rounded so that the
-budget holds, and the rest trains on.
+Until sigma of the steps the bits move with the weights and scales; then they are rounded so that
+the budget holds, and the rest trains on.
 """
 
 from __future__ import annotations

@@ -98,6 +98,8 @@ SHAPES = [
                          (20, 16, 32), (70, 112, 80), (300, 208, 132))
       for residual in (False, True)
       for least in (1, 33)),
+    linear(140, 1168, 132, residual=True, least=33),  # more steps than are in flight
+    linear(70, 720, 68, residual=False, least=33),
     *(looked_up(rows, k, n, least, parts)
       for rows, k, n in ((1, 1, 40), (65, 100, 70), (7, 63, 129), (70, 112, 80), (300, 208, 132))
       for least, parts in ((1, False), (33, False), (33, True))),

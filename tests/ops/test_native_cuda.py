@@ -50,9 +50,30 @@ def test_every_operator_gives_the_integers_of_torch(
     assert result == {"comparisons": 2 * count, "different": []}
 
 
-def test_shapes_that_tiles_do_not_divide_give_the_integers_of_the_cpu(library: Path) -> None:
-    result = run("ops_emulated.py", **{OVERRIDE: str(library)})
+@pytest.fixture(params=["mma", "wgmma"])
+def cuda_path(request: pytest.FixtureRequest, library: Path) -> str:
+    """How layers are multiplied; GPUs have `wgmma` that are of compute capability 9.0."""
+    path: str = request.param
+    if path == "wgmma" and library == library_path():
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT).stdout
+        if found.split()[0] != "9.0":
+            pytest.skip(f"missing GPU: one of compute capability 9.0, found {found.split()[0]}")
+    return path
+
+
+def test_shapes_that_tiles_do_not_divide_give_the_integers_of_the_cpu(
+    library: Path, cuda_path: str
+) -> None:
+    result = run("ops_emulated.py", **{OVERRIDE: str(library), "MNQ_CUDA_PATH": cuda_path})
     assert result == {"shapes": len(SHAPES), "different": []}
+
+
+def test_an_unknown_path_is_refused(emulated: Path) -> None:
+    script = [sys.executable, str(Path(__file__).with_name("ops_emulated.py"))]
+    variables = {**os.environ, OVERRIDE: str(emulated), "MNQ_CUDA_PATH": "dp4a"}
+    done = subprocess.run(script, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
+    assert "MNQ_CUDA_PATH: expected mma or wgmma, found 'dp4a'; unset it" in done.stderr
 
 
 def test_sessions_of_onnxruntime_run_whole_models(emulated: Path) -> None:

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace mnq::emulated {
@@ -34,12 +35,6 @@ struct Warp {
   char shown[2][lanes * shown_bytes];  // of this exchange, and of the last one
 };
 
-struct Copy {
-  void* to;
-  const void* from;
-  bool zeros;
-};
-
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -47,7 +42,8 @@ struct Fiber {
   uint64_t generation = 0;
   uint64_t exchanges = 0;
   bool done = false;
-  std::deque<std::vector<Copy>> groups;  // the last one is not ended yet
+  bool stuck = false;  // it polls, and has done nothing since it did before
+  std::deque<std::vector<std::function<void()>>> groups[2];  // by engine; the last is not ended yet
 };
 
 // One block at a time.
@@ -90,7 +86,7 @@ void start() {
 
 void run_block(size_t shared_bytes) {
   const int threads = static_cast<int>(block->fibers.size());
-  std::vector<char> memory(shared_bytes + 16, static_cast<char>(0xa5));  // never zero on a GPU
+  std::vector<char> memory(shared_bytes + 16, spoiled);  // never zero on a GPU
   char* shared = memory.data();
   shared += (16 - reinterpret_cast<uintptr_t>(shared) % 16) % 16;
   block->barrier = {threads, 0, 0};
@@ -102,7 +98,8 @@ void run_block(size_t shared_bytes) {
     fiber.waits = nullptr;
     fiber.done = false;
     fiber.exchanges = 0;
-    fiber.groups.assign(1, {});
+    fiber.stuck = false;
+    for (auto& groups : fiber.groups) groups.assign(1, {});
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;
@@ -118,13 +115,10 @@ void run_block(size_t shared_bytes) {
       if (fiber.waits != nullptr && fiber.waits->generation == fiber.generation) continue;
       here.thread = i;
       swapcontext(&block->scheduler, &fiber.context);
-      moved = true;
+      moved = moved || !fiber.stuck;
       left -= fiber.done;
     }
-    if (!moved) {
-      std::fputs("emulated block: a barrier that some threads never reach\n", stderr);
-      std::abort();
-    }
+    if (!moved) fail("a barrier that some threads never reach");
   }
 }
 
@@ -141,28 +135,42 @@ const char* exchange(const void* value, size_t bytes) {
   return shown;
 }
 
-void copy_later(void* to, const void* from, bool zeros) {
-  const auto odd = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 != 0; };
-  if (odd(to) || (!zeros && odd(from))) {
-    std::fputs("emulated block: a copy of 16 bytes that is not aligned\n", stderr);
-    std::abort();
-  }
-  running().groups.back().push_back({to, from, zeros});
+void do_later(Engine engine, std::function<void()> what) {
+  running().groups[static_cast<int>(engine)].back().push_back(std::move(what));
 }
 
-void end_group() { running().groups.emplace_back(); }
+void end_group(Engine engine) { running().groups[static_cast<int>(engine)].emplace_back(); }
 
-void wait_for_groups(size_t but) {
-  auto& groups = running().groups;
+void wait_for_groups(Engine engine, size_t but) {
+  auto& groups = running().groups[static_cast<int>(engine)];
   for (; groups.size() - 1 > but; groups.pop_front()) {
-    for (const Copy& copy : groups.front()) {
-      if (copy.zeros) {
-        std::memset(copy.to, 0, 16);
-      } else {
-        std::memcpy(copy.to, copy.from, 16);
-      }
-    }
+    for (const auto& what : groups.front()) what();
   }
+}
+
+void copy_later(void* to, const void* from, bool zeros) {
+  const auto odd = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 != 0; };
+  if (odd(to) || (!zeros && odd(from))) fail("a copy of 16 bytes that is not aligned");
+  std::memset(to, spoiled, 16);
+  do_later(Engine::copies, [=] {
+    if (zeros) {
+      std::memset(to, 0, 16);
+    } else {
+      std::memcpy(to, from, 16);
+    }
+  });
+}
+
+void poll(bool again) {
+  Fiber& fiber = running();
+  fiber.stuck = again;
+  swapcontext(&fiber.context, &block->scheduler);
+  fiber.stuck = false;
+}
+
+void fail(const char* why) {
+  std::fprintf(stderr, "emulated block: %s\n", why);
+  std::abort();
 }
 
 void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user) {

@@ -2,13 +2,14 @@
 // fiber, and runs until a barrier that the others have not reached. Blocks run one by one.
 //
 // What a GPU would get wrong is wrong here: a barrier that some threads never reach ends the process,
-// and copies into shared memory arrive when they are waited for, not before. Data races between
-// barriers are not found.
+// and copies into shared memory spoil where they go when they are started and arrive when they are
+// waited for. Data races between barriers are not found.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 
 #define MNQ_DEVICE static inline __attribute__((unused))
 #define MNQ_KERNEL void
@@ -36,10 +37,22 @@ constexpr size_t shown_bytes = 32;
 // at the result + shown_bytes * i until the next call.
 const char* exchange(const void* value, size_t bytes);
 
-// Copies of this thread, in groups; nothing is copied before wait_for_groups().
+// What this thread has started, in groups; nothing of it is done before wait_for_groups().
+enum class Engine { copies, products };
+void do_later(Engine engine, std::function<void()> what);
+void end_group(Engine engine);
+void wait_for_groups(Engine engine, size_t but);
+
 void copy_later(void* to, const void* from, bool zeros);
-void end_group();
-void wait_for_groups(size_t but);
+
+// Lets the other threads go on; again: this one has done nothing since the last time.
+void poll(bool again);
+
+// Ends the process.
+[[noreturn]] void fail(const char* why);
+
+constexpr unsigned shared_base = 16;  // the address of shared memory: aligned as on a GPU, no more
+constexpr char spoiled = static_cast<char>(0xa5);  // what shared memory holds before it is written
 
 // Calls body(user) on all threads of all blocks.
 void run(const int64_t (&grid)[3], int threads, size_t shared, void (*body)(void*), void* user);
@@ -65,10 +78,14 @@ MNQ_DEVICE T from_lane_xor(T value, int mask) {
 MNQ_DEVICE void copy_later(void* shared, const void* from, bool zeros) {
   emulated::copy_later(shared, from, zeros);
 }
-MNQ_DEVICE void end_group() { emulated::end_group(); }
+MNQ_DEVICE void end_group() { emulated::end_group(emulated::Engine::copies); }
 template <int but>
 MNQ_DEVICE void wait_for_groups() {
-  emulated::wait_for_groups(but);
+  emulated::wait_for_groups(emulated::Engine::copies, but);
+}
+MNQ_DEVICE unsigned shared_address(const void* shared) {
+  return emulated::shared_base +
+         static_cast<unsigned>(static_cast<const char*>(shared) - emulated::here.shared);
 }
 
 MNQ_DEVICE void load_matrices(const void* row, uint32_t (&words)[4]) {
