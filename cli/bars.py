@@ -8,6 +8,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from mnq.ops.errors import one_line
+
 if TYPE_CHECKING:
     from mnq.toolchain.map import Map
     from mnq.toolchain.measurements import Measurements
@@ -148,7 +150,5 @@ def _bar(part: float, width: int, ascii_only: bool) -> str:
 
 
 def _name(site: Site, options: ConsoleOptions) -> str:
-    from mnq.toolchain.report.sites import printable
-
-    name = printable(site.name)
+    name = one_line(site.name)
     return name.encode("ascii", "replace").decode() if options.ascii_only else name

@@ -11,7 +11,7 @@ import click
 from mnq.cli.bits import bits_report
 from mnq.cli.common import Command, Screen, need_train, output_options
 from mnq.cli.main import Group
-from mnq.ops.errors import InputError
+from mnq.ops.errors import InputError, one_line
 from mnq.ops.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -182,7 +182,6 @@ def _kind(path: Path) -> tuple[str, str]:
     """Format and model that a file claims. Raises InputError if it is no file of ours."""
     from mnq.toolchain import map as maps
     from mnq.toolchain import measurements as measuring
-    from mnq.toolchain.report.sites import printable
 
     try:
         size = path.stat().st_size
@@ -192,10 +191,10 @@ def _kind(path: Path) -> tuple[str, str]:
     form = data.get("format") if isinstance(data, dict) else None
     if form not in (maps.FORMAT, measuring.FORMAT):
         raise InputError(
-            f"report: expected a map.json or measurements of mnq-assign, found {printable(form)} "
+            f"report: expected a map.json or measurements of mnq-assign, found {one_line(form)} "
             f"in {path}; check the path"
         )
-    return form, printable(data.get("model"))
+    return form, one_line(data.get("model"))
 
 
 def _sites(model: str) -> dict[str, str]:

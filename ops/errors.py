@@ -13,6 +13,11 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
+def one_line(text: object) -> str:
+    """`text`, printable, with single spaces: what came from a file cannot steer a terminal."""
+    return printable(" ".join(str(text).split()))
+
+
 class MnqError(Exception):
     """Base of all errors that mnq raises on purpose; `exit_status` is the command's status.
 
@@ -22,7 +27,7 @@ class MnqError(Exception):
     exit_status = 1
 
     def __init__(self, text: str) -> None:
-        line = printable(" ".join(text.split()))
+        line = one_line(text)
         if len(line) > _LONGEST:
             line = f"{line[: _LONGEST - _END - 5]} ... {line[-_END:]}"
         super().__init__(line)

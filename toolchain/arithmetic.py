@@ -24,6 +24,7 @@ from mnq.ops.requantize_add.op import constants as requantize_add_constants
 from mnq.ops.requantize_add.op import requantize_add
 from mnq.toolchain.graph import Graph, Node
 from mnq.toolchain.heads import softmax_of
+from mnq.toolchain.linear import LARGEST_BIAS
 from mnq.toolchain.map import Choice
 from mnq.toolchain.program import Codes
 from mnq.toolchain.tensor_codes import TensorCodes
@@ -31,7 +32,6 @@ from mnq.toolchain.tensor_codes import TensorCodes
 # Finer scores would change no weight by more than 1 part in 500, and leave the softmaxes' range.
 _FINEST_SCORES = 2.0**-8
 _MOST_TOKENS = 1 << 16  # of 16-bit codes
-_LARGEST_BIAS = 2.0**30  # of attention: accumulator and bias together stay in int32
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _attention(node: Node, codes: TensorCodes, choice: Choice) -> Arithmetic:
     bias = np.zeros((1, 1, 1, 1))
     if "bias" in node.parameters:
         bias = to_numpy(node.parameters["bias"]) / product
-    if not np.abs(bias).max() < _LARGEST_BIAS:  # nor NaN
+    if not np.abs(bias).max() < LARGEST_BIAS:  # nor NaN
         raise InputError(
             f"export: expected an attention bias below 2^30 accumulator steps, found "
             f"{float(np.abs(bias).max()):.3g} in module {node.module or '(top)'!r}; "

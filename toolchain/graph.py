@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-VIEWS = ("reshape", "transpose", "select", "slice", "gather", "pad", "concat", "expand")
 SITE_KINDS = {
     "attention": "softmax",
     "softmax": "softmax",
@@ -28,7 +27,7 @@ class Node:
     """One tensor and how it is made.
 
     name: unique; the torch module path, plus a suffix where a module makes several.
-    op: one of VIEWS, `scale`, an arithmetic kind, `input` or `constant`.
+    op: one of views.VIEWS, `scale`, an arithmetic kind, `input` or `constant`.
     inputs: names of the tensors it reads.
     shape: with -1 for the axis that grows with the batch.
     parameters: float tensors: weight, bias, value.

@@ -24,7 +24,8 @@ from mnq.toolchain.heads import Index
 from mnq.toolchain.program import Inputs, Weight
 from mnq.toolchain.quantizers import quantize
 
-_LARGEST_BIAS = 2.0**30  # accumulator and bias together stay in int32
+LARGEST_BIAS = 2.0**30
+"""Accumulator and bias together stay in int32."""
 _SUM_BITS = 13  # of 16 in a sum of products: eight times the output's range, for what cancels
 
 
@@ -59,7 +60,7 @@ class Layer:
     def quantized(self) -> Weight:
         """The weight's codes and their scales."""
         # A channel with a large bias and tiny weights gets coarser weights, not an overflow.
-        least = np.abs(self.bias) / (self.input_scale.flat[0] * _LARGEST_BIAS)
+        least = np.abs(self.bias) / (self.input_scale.flat[0] * LARGEST_BIAS)
         scale = np.maximum(self.scale, least[:, None]).astype(np.float32)
         return Weight(quantize(self.weight, scale, self.bits).to(torch.int8), scale)
 

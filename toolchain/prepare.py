@@ -7,9 +7,10 @@ from dataclasses import replace
 from mnq.ops.errors import InputError
 from mnq.toolchain.attention import fuse_attention
 from mnq.toolchain.edges import narrow
-from mnq.toolchain.graph import SITE_KINDS, VIEWS, Graph, Node
+from mnq.toolchain.graph import SITE_KINDS, Graph, Node
 from mnq.toolchain.moves import settle_moves, simplify_moves
 from mnq.toolchain.rewrite import Nodes, graph_of, nodes_of, of, substitute, users
+from mnq.toolchain.views import VIEWS
 
 
 def prepare(graph: Graph) -> Graph:

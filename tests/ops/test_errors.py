@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mnq.ops.errors import CheckFailed, EnvironmentLack, InputError, MnqError, printable
+from mnq.ops.errors import CheckFailed, EnvironmentLack, InputError, MnqError, one_line, printable
 
 
 def test_printable_keeps_text_and_escapes_the_rest() -> None:
     assert printable("Größe 犬.jpg") == "Größe 犬.jpg"
     assert printable("a\nb\x1b[31m\udcff") == r"a\nb\x1b[31m\udcff"
+
+
+def test_one_line_has_single_spaces() -> None:
+    assert one_line("a\n b\t\x1b[2J\ud800\u202e") == r"a b \x1b[2J\ud800\u202e"
+    assert one_line("größe") == "größe"
 
 
 @pytest.mark.parametrize(

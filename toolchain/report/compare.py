@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnq.ops.errors import InputError
+from mnq.ops.errors import InputError, one_line
 from mnq.toolchain.assign import figures
 from mnq.toolchain.map import Choice, Map
 from mnq.toolchain.measurements import CHOSEN, Measurements, Run
 from mnq.toolchain.report.rules import measured_figures
-from mnq.toolchain.report.sites import printable
 from mnq.toolchain.report.view import ORDER, counts
 
 MOST_CHANGED = 10
@@ -107,7 +106,7 @@ def _key(run: Run) -> tuple[int, str, str]:
 
 
 def _text(key: tuple[int, str, str]) -> str:
-    return printable(f"{key[2]}, {key[0]} bits, {key[1]}")
+    return one_line(f"{key[2]}, {key[0]} bits, {key[1]}")
 
 
 def _images(measurements: Measurements) -> int:

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Iterable, Sequence
 
-from mnq.toolchain.report.sites import printable
+from mnq.ops.errors import one_line
 
 _VOID = {"br", "meta", "wbr"}
 
@@ -19,7 +19,7 @@ class Html(str):
 
 def text(value: object) -> Html:
     """Any value as one line of escaped text."""
-    return value if isinstance(value, Html) else Html(html.escape(printable(value)))
+    return value if isinstance(value, Html) else Html(html.escape(one_line(value)))
 
 
 def join(*parts: object) -> Html:

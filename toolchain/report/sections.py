@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from mnq.ops.errors import one_line
 from mnq.toolchain.assign import METHOD_SETS
 from mnq.toolchain.explain import name as method_name
 from mnq.toolchain.measurements import Front, Search
@@ -12,7 +13,7 @@ from mnq.toolchain.report.headline import listed
 from mnq.toolchain.report.markup import Html, element, lines
 from mnq.toolchain.report.reading import definitions, source
 from mnq.toolchain.report.rules import RULES
-from mnq.toolchain.report.sites import KIND_NAMES, MEASURED, printable
+from mnq.toolchain.report.sites import KIND_NAMES, MEASURED
 from mnq.toolchain.report.tables import counts_table, sites_table
 from mnq.toolchain.report.view import View
 
@@ -181,7 +182,7 @@ def _searches(view: View) -> list[Html]:
             parts.append(
                 _shown(
                     curves.search_figure(view, search, f"fs{index}"),
-                    f"From the map {printable(search.start)}, one site after the other tries "
+                    f"From the map {one_line(search.start)}, one site after the other tries "
                     f"{names} in the whole quantized model and keeps what gives the logits the "
                     f"highest SQNR. {len(search.sites)} of {len(search.chosen_for)} sites, "
                     f"{search.bits} bits. Much worse trials are drawn at the lower edge.",

@@ -13,12 +13,6 @@ MEASURED = {"joint": "in whole quantized models", "isolated": "with one site qua
 _BLOCK = re.compile(r"(?:\blayers\.(\d+)\.)?\bblocks\.(\d+)\b")
 
 
-def printable(text: object) -> str:
-    """One line without control characters: what came from a file cannot steer a terminal."""
-    line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-
-
 @dataclass(frozen=True)
 class Site:
     """A non-linear site; `position` counts from 1 in execution order, as the paper does."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from mnq.ops.errors import one_line
 from mnq.toolchain.assign import Figures
 from mnq.toolchain.explain import name as method_name
 from mnq.toolchain.report import paper
 from mnq.toolchain.report.histograms import counted
 from mnq.toolchain.report.markup import Html, element, join, number, table, text
-from mnq.toolchain.report.sites import KIND_NAMES, Site, printable
+from mnq.toolchain.report.sites import KIND_NAMES, Site
 from mnq.toolchain.report.view import ORDER, View
 
 
@@ -90,7 +91,7 @@ def sites_table(view: View) -> Html:
 
 def site_name(site: Site) -> Html:
     """The name of a site, with places to break the line after its dots."""
-    first, *rest = printable(site.name).split(".")
+    first, *rest = one_line(site.name).split(".")
     return element(
         "span", first, *(join(".", element("wbr"), part) for part in rest), class_="quiet"
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mnq.ops.errors import InputError
+from mnq.ops.errors import InputError, one_line
 from mnq.ops.registry import METHODS
 from mnq.toolchain.assign import METHOD_SETS, Figures, choose, figures
 from mnq.toolchain.map import Map
 from mnq.toolchain.measurements import CHOSEN, Measurements, Run, SiteRun
 from mnq.toolchain.report.rules import RULES, Rule, measured_figures
-from mnq.toolchain.report.sites import Site, printable
+from mnq.toolchain.report.sites import Site
 from mnq.toolchain.sensitivity import MEASURES
 
 ORDER = METHOD_SETS["all"]
@@ -152,7 +152,7 @@ class View:
     def reason(self, site: str) -> str | None:
         """The sentence that the map gives for its choice at a site."""
         reason = self._measured(site).get("reason")
-        return printable(reason) if isinstance(reason, str) else None
+        return one_line(reason) if isinstance(reason, str) else None
 
     def unusable(self, site: str) -> dict[str, str]:
         """By method, why it cannot be used at a site: of the runs and of the map."""
@@ -161,7 +161,7 @@ class View:
         stated = self._measured(site).get("unusable")
         if isinstance(stated, dict):
             found |= {method: str(why) for method, why in stated.items() if method in ORDER}
-        return {method: printable(why) for method, why in found.items()}
+        return {method: one_line(why) for method, why in found.items()}
 
     def counts(self, choices: dict[str, str] | None = None) -> dict[str, dict[str, int]]:
         """Per kind and method: how many sites use it, in the map or in `choices`."""
@@ -216,7 +216,7 @@ def _check(runs: list[Run], measurements: Measurements) -> None:
         names |= {*front.methods}
     if unknown := sorted(names - set(ORDER)):
         raise InputError(
-            f"report: expected the methods {', '.join(ORDER)}, found {printable(unknown[0])!r}; "
+            f"report: expected the methods {', '.join(ORDER)}, found {one_line(unknown[0])!r}; "
             "use the version of mnq that measured it"
         )
 

@@ -16,10 +16,12 @@ Encode encode() {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult result{};
 #if CUDART_VERSION >= 12050
-    check_cuda(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &result));
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &result);
 #else
-    check_cuda(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &result));
+    const cudaError_t error = cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &result);
 #endif
+    if (error != cudaSuccess) cudaGetLastError();  // the next call shall not find this error
     return reinterpret_cast<Encode>(function);
   }();
   return found;

@@ -1,6 +1,6 @@
 import pytest
 
-from mnq.toolchain.report.sites import Site, printable
+from mnq.toolchain.report.sites import Site
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,3 @@ def test_block_of_a_site(name: str, block: str) -> None:
 
 def test_label_is_the_papers() -> None:
     assert Site(22, "blocks.5.attn.softmax", "softmax").label == "22.softmax"
-
-
-def test_printable_is_one_line_without_control_characters() -> None:
-    assert printable("a\n b\t\x1b[2J\ud800\u202e") == "a b \ufffd[2J\ufffd\ufffd"
-    assert printable("größe") == "größe"
