@@ -198,7 +198,7 @@ class _Builder:
             inputs = (source, *above) if product.above else (source,)
             to = {"to": _element_type(product.bits)}
             given = (output, product.operator.name, inputs, product.constants, to, node.shape)
-            self._append(node, *given, product.scale)
+            self._append(node, *given, self.codes.by_part(node.name) if last else product.scale)
             above = [output]
         self.tensor[node.name] = node.name
 

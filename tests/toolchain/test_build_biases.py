@@ -54,11 +54,11 @@ def test_large_bias_over_small_weights_never_overflows(
     (layer,) = one_layer(weight, bias).steps
     codes, offset = (np.asarray(layer.constants[k], np.int64) for k in ("w", "bias"))
     # 2^-23: the weight scale that the rule gives is rounded to float32.
-    assert np.abs(offset).max() <= linear._LARGEST_BIAS * (1 + 2.0**-23)
+    assert np.abs(offset).max() <= linear.LARGEST_BIAS * (1 + 2.0**-23)
     assert (128 * np.abs(codes).sum(axis=0) + np.abs(offset)).max() < 2**31
     # What the bias stands for is right to float32 precision, or to one accumulator step.
     plain = np.maximum(np.abs(weight).max(axis=1).astype(np.float64) / 127, 2.0**-23)
-    steps = np.maximum(plain, np.abs(bias) / (2.0**-6 * linear._LARGEST_BIAS)) * 2.0**-6
+    steps = np.maximum(plain, np.abs(bias) / (2.0**-6 * linear.LARGEST_BIAS)) * 2.0**-6
     error = np.abs(offset * steps - bias)
     assert (error <= steps + np.abs(bias) * 2.0**-22).all()
 

@@ -161,6 +161,13 @@ def test_scales_of_activations_are_bf16_numbers(quantized: Quantized) -> None:
             np.testing.assert_array_equal(round_up_to_bf16(scale), np.asarray(scale, np.float32))
 
 
+def test_a_step_has_a_scale_for_every_head(quantized: Quantized) -> None:
+    model, quantizers = learned(quantized, seed=7)
+    found = step(model.program(), "blocks.0.attn.qkv").scale
+    assert np.array_equal(found, quantizers.scales()["blocks.0.attn.qkv"])
+    assert np.shape(found) == (6,)  # q, k and v of two heads, not their 96 channels
+
+
 def test_a_layer_after_heads_is_a_sum_of_products(quantized: Quantized) -> None:
     """Eq. 10: one product for every head, in the order of the heads."""
     program = learned(quantized, seed=7)[0].program()
