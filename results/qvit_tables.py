@@ -11,7 +11,7 @@ def learned(data: dict[str, Any]) -> str:
     """Every variant by its bits and map: means over the seeds, and their spread."""
     lines = [
         "| bits | variant | map | seeds | of the budget % | top-1 % | agrees with float % "
-        "| constants of 8-bit ones |",
+        "| constants, file of 8-bit ones |",
         "|---|---|---|---|---|---|---|---|",
         f"| 32 | float | - | - | - | {data['float']['top1']:.1f} | - | - |",
     ]
@@ -22,10 +22,17 @@ def learned(data: dict[str, Any]) -> str:
         cells: list[Any] = [bits, variant, name, len(rows)]
         cells.append(spread([100 * row["bitops"] / row["budget"] for row in rows]))
         cells += [spread([row[key] for row in rows]) for key in ("top1", "agreement")]
-        sizes = [row["bytes"]["constants"] / row["bytes"]["constants_int8"] for row in rows]
-        cells.append(f"{sum(sizes) / len(sizes):.2f}")
+        cells.append(", ".join(f"{share:.2f}" for share in _sizes([row["bytes"] for row in rows])))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, "", _source(data)])
+
+
+def _sizes(found: list[dict[str, int]]) -> tuple[float, float]:
+    """Of the constants and of the file: shares of what they are with all weights in 8 bits."""
+    constants = sum(size["constants"] for size in found)
+    plain = sum(size["constants_int8"] for size in found)
+    file = sum(size["file"] for size in found)
+    return constants / plain, file / (file - constants + plain)
 
 
 def _source(data: dict[str, Any]) -> str:

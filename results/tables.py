@@ -17,12 +17,13 @@ import assignment_tables
 import micro_tables
 import overflow_tables
 import qat_tables
+import qvit_tables
 import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/results.md", "docs/kernels.md", "docs/qat.md", "docs/models.md")
-PAGES += ("docs/exactness.md",)
+PAGES += ("docs/exactness.md", "docs/bits.md")
 HEAD = "| map | bits | top-1 % | top-5 % | agrees with float % | logit SQNR dB | won / lost |"
 RULE = "|---|---|---|---|---|---|---|"
 
@@ -153,6 +154,8 @@ def render(text: str) -> str:
         "micro": lambda: micro_tables.bundled(_read("micro_accuracy")),
         "micro_vit": lambda: qat_tables.judged(_read("qat_micro_vit")),
         "micro_swin": lambda: qat_tables.judged(_read("qat_micro_swin")),
+        "bits_micro": lambda: qvit_tables.learned(_read("qvit_micro_vit")),
+        "bits_deit": lambda: qvit_tables.learned(_read("qvit_deit_t")),
         "architectures": lambda: architecture_tables.tried(_read("architectures")),
         "overflow": lambda: overflow_tables.spare(_read("overflow")),
         "qat_cost": lambda: qat_tables.cost(_read("qat_cost")),

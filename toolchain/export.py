@@ -139,7 +139,6 @@ def export_trained(loaded: LoadedModel, trained: Checkpoint) -> ModelProto:
     graph, found, mapping, settings, widths = restored(loaded, trained)
     header = trained.header
     origin = {
-        "equalization": dict(sorted(header["equalization"].items())),
         "weights": header["weights"],
         "calibration": dict(sorted(header["calibration"].items())),
         "checkpoint": trained.digest(),

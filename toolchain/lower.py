@@ -24,6 +24,9 @@ OUTPUT = "logits"
 FEATURES = "features"
 """Outputs are `features_0`, `features_1`, ... where there are several."""
 
+_LONG = 128
+"""Elements from which on a vector of one number is worth sharing."""
+
 
 def lower(program: Program, metadata: dict[str, str]) -> ModelProto:
     """The ONNX model of a program: opset 21, IR version 10, dynamic batch, `metadata` attached.
@@ -91,6 +94,7 @@ class _Writer:
             name: gs.Constant(name, np.ascontiguousarray(value))
             for name, value in program.constants.items()
         }
+        self.shared: dict[str, gs.Constant] = {}
 
     def write(self) -> None:
         self._input()
@@ -143,7 +147,12 @@ class _Writer:
         return variable
 
     def _constant(self, owner: str, name: str, value: Any) -> gs.Constant:
-        return gs.Constant(f"{owner}.{name}", np.ascontiguousarray(value).reshape(np.shape(value)))
+        """A constant. A long vector of one number, as shifts are, exists once, named after it."""
+        array = np.ascontiguousarray(value).reshape(np.shape(value))
+        if array.ndim != 1 or array.size < _LONG or (array != array[0]).any():
+            return gs.Constant(f"{owner}.{name}", array)
+        shared = f"all.{array[0]}.{array.dtype}.{array.size}"
+        return self.shared.setdefault(shared, gs.Constant(shared, array))
 
     def _element_type(self, name: str) -> int:
         """Of a tensor of the program: a view's is that of what it moves."""

@@ -211,6 +211,21 @@ def test_outputs_are_copies_of_any_tensor(
     check_on_onnxruntime(program, ("all",))
 
 
+def without_biases(m: Any, x: torch.Tensor) -> Any:
+    return m.second(m.first(m.tokens(x)[:, 0]))
+
+
+@pytest.mark.onnxruntime
+def test_long_vectors_of_one_number_exist_once(normalized: torch.Tensor) -> None:
+    sizes = {"first": (32, 160), "second": (160, 160)}
+    layers = {name: torch.nn.Linear(*size, bias=False) for name, size in sizes.items()}
+    program = Quantized(returned(without_biases, **layers), normalized).program("lut")
+    nodes = {node.output[0]: node for node in lower(program, {}).graph.node}
+    shared = {*nodes["first"].input} & {*nodes["second"].input}
+    assert "all.0.int32.160" in shared and "first.m" in nodes["first"].input
+    check_on_onnxruntime(program, ("all",))
+
+
 def test_tensors_keep_the_names_of_the_program(
     proto: onnx.ModelProto, quantized: Quantized
 ) -> None:
