@@ -60,12 +60,15 @@ def test_two_processes_do_what_one_does_with_all_images(
     folder: Path, parts: Parts, pixels: torch.Tensor
 ) -> None:
     """The sums of gradients have another order, and so other last bits: 2^-24 for each term, of
-    which there are a hundred or two; measured 1.2e-7 of the gradient. AdamW divides a gradient by
-    its size, so that the smallest weights' differences count more; measured 0.16 % of the way.
+    which there are a hundred or two; measured 1.2e-7 to 2.8e-7 of the gradient. AdamW divides a
+    gradient by its size. Some weights (biases of keys) have none but rounding errors, 1e-7 of the
+    others' root mean square, and take any step: they are left out. The rest differs by 1.2e-6 of
+    the way.
     """
     losses, states = torch.load(folder / "0.pt")
     trainer = parts.trainer(learning_rate=RATE)
     start = weights(snapshot(trainer))
+    told = torch.ones_like(start, dtype=torch.bool)
     for number, both in enumerate(states):
         loss = trainer.train_step(*example(pixels, number))
         assert loss == pytest.approx(losses[number], rel=1e-6)
@@ -74,8 +77,10 @@ def test_two_processes_do_what_one_does_with_all_images(
             assert torch.equal(alone[name], both[name])
         want = vector(alone, "exp_avg:")
         assert (vector(both, "exp_avg:") - want).norm() < 2e-6 * want.norm()
+        told &= want.abs() > 1e-5 * want.square().mean().sqrt()
+        assert told.double().mean() > 0.95
         way = weights(alone) - start
-        assert (weights(both) - weights(alone)).norm() < 0.01 * way.norm()
+        assert (weights(both) - weights(alone))[told].norm() < 1e-4 * way.norm()
 
 
 def test_a_process_that_is_left_alone_says_how_to_go_on(folder: Path) -> None:
