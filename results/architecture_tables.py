@@ -32,7 +32,7 @@ def tried(data: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"{images} random images compared; ms: kernels, batch 1, one thread, on a machine that "
-            f"was not idle; {versions}; {data['machine']['processor']}.",
+            f"{images} random images compared; ms: kernels, batch 1, one thread, on a shared "
+            f"machine; {versions}; {data['machine']['processor']}.",
         ]
     )
