@@ -83,12 +83,17 @@ def exported(
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
 @click.option("--batch", "batches", multiple=True, type=int, default=BATCHES)
 @click.option("--threads", multiple=True, type=int, default=THREADS)
+@click.option("--output", type=Path, default=OUTPUT, help="Another file for another machine.")
 def main(
-    peers_dir: Path, models: tuple[str, ...], batches: tuple[int, ...], threads: tuple[int, ...]
+    peers_dir: Path,
+    models: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    output: Path,
 ) -> None:
     """Measure and write results/speed.json."""
     screen = Screen(as_json=False, quiet=False)
-    result: dict[str, Any] = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"rows": {}}
+    result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"rows": {}}
     for model in models:
         loaded = load(model, random=peers.SEED)
         with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +111,7 @@ def main(
                     for doubt in found.doubts:
                         screen.warn(doubt)
                     result["rows"][name] = {"model": model, **surroundings(), **found.to_json()}
-                    write_atomically(OUTPUT, (json.dumps(result, indent=1) + "\n").encode())
+                    write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

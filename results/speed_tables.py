@@ -1,4 +1,4 @@
-"""The tables made from speed.json."""
+"""The tables made from speed.json and its likes."""
 
 from __future__ import annotations
 

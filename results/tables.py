@@ -147,6 +147,7 @@ def render(text: str) -> str:
         "front": lambda: assignment_tables.front(assigned),
         "seconds": lambda: assignment_tables.seconds(assigned),
         "speed": lambda: speed_tables.latency(_read("speed")),
+        "speed_avx512": lambda: speed_tables.latency(_read("speed_avx512")),
         "memory": lambda: speed_tables.size(_read("speed")),
         "kernels": lambda: speed_tables.exact(_read("kernels")),
         "qlinear": lambda: speed_tables.qlinear(_read("qlinear")),
