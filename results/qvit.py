@@ -53,7 +53,7 @@ class Bits:
 
 SHARED = (
     *("--distill", "1", "--augment", "light", "--precision", "bfloat16", "--workers", "0"),
-    *("--range-lr", "0.01"),
+    *("--range-lr", "0.01", "--bits-lr", "0.02"),
 )
 STUDIES = {
     "micro_vit": Bits(
@@ -64,10 +64,7 @@ STUDIES = {
         ),
         seeds=(0, 1, 2),
         rates={4: 2e-4, 3: 4e-4},
-        options=(
-            *(*SHARED, "--bits-lr", "0.02", "--distill-features", "10"),
-            *("--batch", "128", "--epochs", "1"),
-        ),
+        options=(*SHARED, "--distill-features", "10", "--batch", "128", "--epochs", "1"),
     ),
     "deit_t": Bits(
         rows=(("LSQ+", 4, "lut"), ("Q-ViT", 4, "lut")),
@@ -75,7 +72,7 @@ STUDIES = {
         rates={4: 2e-4},
         # So few steps: the rest of them trains with the bits as they are rounded.
         options=(
-            *(*SHARED, "--bits-lr", "0.02", "--sigma", "0.6", "--distill-features", "30"),
+            *(*SHARED, "--sigma", "0.6", "--distill-features", "30"),
             *("--batch", "32", "--epochs", "5"),
         ),
     ),

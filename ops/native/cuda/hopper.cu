@@ -29,10 +29,7 @@ Encode encode() {
 
 // Why the current device has no warp groups; empty if it has.
 std::string lacking_warp_groups() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  const auto [major, minor] = device::capability();
   if (major != 9 || minor != 0) {
     return "a GPU of compute capability 9.0, found " + std::to_string(major) + "." +
            std::to_string(minor);

@@ -9,17 +9,23 @@ namespace mnq {
 namespace device {
 
 #if defined(__CUDACC__)
+Capability capability() {
+  int device = 0;
+  Capability found{};
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&found.major, cudaDevAttrComputeCapabilityMajor, device));
+  check_cuda(cudaDeviceGetAttribute(&found.minor, cudaDevAttrComputeCapabilityMinor, device));
+  return found;
+}
 std::string lacking() {
-  int count = 0, device = 0, major = 0, minor = 0;
+  int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
     cudaGetLastError();  // the next call shall not find this error
     return std::string("expected a GPU, found none (") + cudaGetErrorString(error) +
            "); install its driver, or use the CPU";
   }
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  const auto [major, minor] = capability();
   if (major >= 8) return "";
   return "expected a GPU of compute capability 8.0 or newer, found " + std::to_string(major) + "." +
          std::to_string(minor) + "; use the CPU";

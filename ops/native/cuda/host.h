@@ -66,6 +66,14 @@ inline void check_cuda(cudaError_t error) {
   }
 }
 
+namespace device {
+// Compute capability of the current one.
+struct Capability {
+  int major, minor;
+};
+Capability capability();
+}  // namespace device
+
 // Runs a kernel in a stream; it may still run when this returns.
 template <class... P>
 void launch(void (*kernel)(P...), const Launch& where, void* stream,
